@@ -1,0 +1,61 @@
+#define _GNU_SOURCE
+#include "CSystem.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+const int32_t o3_O_DIRECT = O_DIRECT, o3_O_PATH = O_PATH, o3_O_TMPFILE = O_TMPFILE;
+const int32_t o3_SEEK_DATA = SEEK_DATA, o3_SEEK_HOLE = SEEK_HOLE;
+const int32_t o3_FALLOC_FL_KEEP_SIZE = FALLOC_FL_KEEP_SIZE;
+const int32_t o3_FALLOC_FL_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE;
+const int32_t o3_FALLOC_FL_ZERO_RANGE = FALLOC_FL_ZERO_RANGE;
+const uint32_t o3_RENAME_NOREPLACE = RENAME_NOREPLACE, o3_RENAME_EXCHANGE = RENAME_EXCHANGE;
+
+int o3_futex_wait(const uint32_t *address, uint32_t expected, const struct timespec *timeout) {
+    return syscall(SYS_futex, address, FUTEX_WAIT, expected, timeout, NULL, 0) == -1 ? -errno : 0;
+}
+int o3_futex_wake(const uint32_t *address, int count) {
+    long woken = syscall(SYS_futex, address, FUTEX_WAKE, count, NULL, NULL, 0);
+    return woken == -1 ? -errno : (int)woken;
+}
+
+int32_t o3_gettid(void) { return (int32_t)syscall(SYS_gettid); }
+int o3_getcpu(void) { return sched_getcpu(); }
+int o3_pidfd_open(int32_t pid) {
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    return fd == -1 ? -errno : (int)fd;
+}
+void o3_set_thread_name(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+int o3_set_parent_death_signal(int signal) { return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) == -1 ? -errno : 0; }
+
+int o3_fallocate(int fd, int mode, int64_t offset, int64_t length) {
+    return fallocate(fd, mode, offset, length) == -1 ? -errno : 0;
+}
+int o3_sync_file_range(int fd, int64_t offset, int64_t length) {
+    return sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE) == -1 ? -errno : 0;
+}
+int o3_renameat2(const char *from, const char *to, uint32_t flags) {
+    return renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) == -1 ? -errno : 0;
+}
+int64_t o3_getrandom(void *buffer, size_t length) {
+    ssize_t count = getrandom(buffer, length, 0);
+    return count == -1 ? -errno : count;
+}
+
+int o3_S_ISREG(uint32_t mode) { return S_ISREG(mode); }
+int o3_S_ISDIR(uint32_t mode) { return S_ISDIR(mode); }
+int o3_S_ISLNK(uint32_t mode) { return S_ISLNK(mode); }
+
+int o3_fuse_clone(int fd, int session_fd) {
+    uint32_t source = (uint32_t)session_fd;
+    return ioctl(fd, _IOR(229, 0, uint32_t), &source) == -1 ? -errno : 0;
+}

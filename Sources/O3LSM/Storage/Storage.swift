@@ -1,0 +1,53 @@
+/// All file access of the engine. One small protocol, so that tests can inject faults and other
+/// stores can stand behind it. Paths are absolute or relative to the process, as in open(2).
+///
+/// Implementations are thread-safe; the files they return are confined to one thread at a time unless
+/// their protocol says otherwise.
+public protocol Storage: AnyObject, Sendable {
+    /// Creates the file, or truncates an existing one, open for appending.
+    func create(_ path: String) throws(EngineError) -> any WritableFile
+    /// Opens an existing file for overwriting from its start without truncating it (a recycled log).
+    func reuse(_ path: String) throws(EngineError) -> any WritableFile
+    func openForReading(_ path: String) throws(EngineError) -> any ReadableFile
+    /// Atomically replaces `destination`.
+    func rename(_ source: String, to destination: String) throws(EngineError)
+    func delete(_ path: String) throws(EngineError)
+    /// Names (not paths) of the entries of a directory, without "." and "..".
+    func list(_ directory: String) throws(EngineError) -> [String]
+    func createDirectory(_ path: String) throws(EngineError)
+    /// Makes creations, renames and deletions in the directory survive power loss.
+    func syncDirectory(_ path: String) throws(EngineError)
+    func exists(_ path: String) -> Bool
+    func fileSize(_ path: String) throws(EngineError) -> UInt64
+    /// Takes the advisory lock of a store; released when the result is released, or its process dies.
+    func lock(_ path: String) throws(EngineError) -> any FileLock
+    /// Bytes a non-privileged writer can still store on the file system that holds `path`, and its size.
+    func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64)
+}
+
+/// A file that is written from front to back. Not thread-safe.
+public protocol WritableFile: AnyObject {
+    var path: String { get }
+    /// Bytes appended so far (from the start of the file, also for a reused one).
+    var size: UInt64 { get }
+    func append(_ bytes: UnsafeRawBufferPointer) throws(EngineError)
+    /// Hands buffered bytes to the operating system.
+    func flush() throws(EngineError)
+    /// flush, then fdatasync.
+    func sync() throws(EngineError)
+    /// flush, then close; a file that is dropped without it is closed too, but errors go unheard.
+    func close() throws(EngineError)
+}
+
+/// A file that is read at offsets. Thread-safe.
+public protocol ReadableFile: AnyObject, Sendable {
+    var path: String { get }
+    var size: UInt64 { get }
+    /// Fills `buffer` from `offset`; returns fewer bytes only at the end of the file.
+    func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) -> Int
+    /// A hint that the range is wanted soon.
+    func prefetch(at offset: UInt64, length: Int)
+}
+
+/// A held lock; releasing the object releases the lock.
+public protocol FileLock: AnyObject, Sendable {}
