@@ -1,0 +1,39 @@
+import Glibc
+
+/// An open file descriptor that is closed exactly once: by `close()`, or when the value dies.
+struct DescriptorHandle: ~Copyable {
+    let number: Int32
+
+    /// Opens with `O_CLOEXEC`; throws `.io` named after `operation`.
+    init(path: String, flags: Int32, mode: mode_t = 0o600, operation: String = "open") throws(EngineError) {
+        let descriptor = retryingInterrupts { Glibc.open(path, flags | O_CLOEXEC, mode) }
+        guard descriptor >= 0 else { throw .io(operation: operation, path: path, code: errno) }
+        number = descriptor
+    }
+
+    deinit { _ = Glibc.close(number) }
+
+    /// Closes and answers 0 or the errno. Linux frees the descriptor even when it reports an error.
+    consuming func close() -> Int32 {
+        let descriptor = number
+        discard self
+        return Glibc.close(descriptor) == 0 ? 0 : errno
+    }
+
+    /// What fstat says; throws `.io`.
+    borrowing func status(path: String) throws(EngineError) -> stat {
+        var status = stat()
+        guard fstat(number, &status) == 0 else { throw .io(operation: "stat", path: path, code: errno) }
+        return status
+    }
+}
+
+/// Repeats a system call for as long as a signal interrupts it. The call answers a negative number
+/// and sets errno when it fails.
+@inline(__always)
+func retryingInterrupts<Result: SignedInteger>(_ call: () -> Result) -> Result {
+    while true {
+        let result = call()
+        if result >= 0 || errno != EINTR { return result }
+    }
+}

@@ -1,0 +1,85 @@
+import CSystem
+import Glibc
+
+/// The engine's files as files of the operating system. Thread-safe; holds no state.
+///
+/// Files are created with mode 0600 and directories with 0700: a store belongs to its owner.
+public final class POSIXStorage: Storage {
+    public init() {}
+
+    public func create(_ path: String) throws(EngineError) -> any WritableFile {
+        let opened = try DescriptorHandle(path: path, flags: O_WRONLY | O_CREAT | O_TRUNC, operation: "create")
+        return POSIXWritableFile(path: path, descriptor: opened)
+    }
+
+    public func reuse(_ path: String) throws(EngineError) -> any WritableFile {
+        let opened = try DescriptorHandle(path: path, flags: O_WRONLY)
+        return POSIXWritableFile(path: path, descriptor: opened)
+    }
+
+    public func openForReading(_ path: String) throws(EngineError) -> any ReadableFile {
+        try POSIXReadableFile(path: path)
+    }
+
+    public func rename(_ source: String, to destination: String) throws(EngineError) {
+        guard Glibc.rename(source, destination) == 0 else {
+            throw .io(operation: "rename", path: "\(source) to \(destination)", code: errno)
+        }
+    }
+
+    public func delete(_ path: String) throws(EngineError) {
+        guard unlink(path) == 0 else { throw .io(operation: "delete", path: path, code: errno) }
+    }
+
+    public func list(_ directory: String) throws(EngineError) -> [String] {
+        guard let stream = opendir(directory) else { throw .io(operation: "list", path: directory, code: errno) }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while true {
+            errno = 0
+            guard let entry = readdir(stream) else { break }
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if name != "." && name != ".." { names.append(name) }
+        }
+        guard errno == 0 else { throw .io(operation: "list", path: directory, code: errno) }
+        return names
+    }
+
+    /// A directory that is there already is no error.
+    public func createDirectory(_ path: String) throws(EngineError) {
+        guard mkdir(path, 0o700) != 0 else { return }
+        let code = errno
+        var status = stat()
+        if code == EEXIST, stat(path, &status) == 0, o3_S_ISDIR(status.st_mode) != 0 { return }
+        throw .io(operation: "create the directory", path: path, code: code)
+    }
+
+    public func syncDirectory(_ path: String) throws(EngineError) {
+        let opened = try DescriptorHandle(path: path, flags: O_RDONLY | O_DIRECTORY)
+        let file = opened.number
+        guard retryingInterrupts({ fsync(file) }) == 0 else {
+            throw .io(operation: "sync the directory", path: path, code: errno)
+        }
+    }
+
+    public func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
+    public func fileSize(_ path: String) throws(EngineError) -> UInt64 {
+        var status = stat()
+        guard stat(path, &status) == 0 else { throw .io(operation: "stat", path: path, code: errno) }
+        return UInt64(max(0, status.st_size))
+    }
+
+    public func lock(_ path: String) throws(EngineError) -> any FileLock { try POSIXFileLock(path: path) }
+
+    public func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) {
+        var status = statvfs()
+        guard statvfs(path, &status) == 0 else {
+            throw .io(operation: "measure the space of", path: path, code: errno)
+        }
+        let unit = UInt64(status.f_frsize)
+        return (free: UInt64(status.f_bavail) * unit, total: UInt64(status.f_blocks) * unit)
+    }
+}
