@@ -1,0 +1,95 @@
+/// One cursor over a run of tables with ascending, disjoint key ranges: a level below L0.
+///
+/// A table is opened when the cursor reaches it, and one is open at a time. Belongs to one thread.
+final class LevelIterator: InternalIterator {
+    private let files: [FileMetadata]
+    private let open: (FileMetadata) throws(EngineError) -> InternalIterator
+    /// The file that `table` reads; outside `files.indices` when the cursor is not valid.
+    private var index = -1
+    private var table: InternalIterator?
+
+    /// - Parameters:
+    ///   - files: by smallest key, disjoint.
+    ///   - open: gives a cursor over a file; called anew each time the cursor enters the file.
+    init(files: [FileMetadata], open: @escaping (FileMetadata) throws(EngineError) -> InternalIterator) {
+        self.files = files
+        self.open = open
+    }
+
+    override var isValid: Bool { table?.isValid ?? false }
+    override var userKey: UnsafeRawBufferPointer { table?.userKey ?? super.userKey }
+    override var trailer: Trailer { table?.trailer ?? super.trailer }
+    override var value: UnsafeRawBufferPointer { table?.value ?? super.value }
+
+    /// The file that the current entry is in; nil when not valid.
+    var currentFile: FileMetadata? { isValid ? files[index] : nil }
+
+    override func seekToFirst() throws(EngineError) {
+        try enter(0)
+        try table?.seekToFirst()
+        try skipForward()
+    }
+
+    override func seekToLast() throws(EngineError) {
+        try enter(files.count - 1)
+        try table?.seekToLast()
+        try skipBackward()
+    }
+
+    override func seek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
+        try enter(
+            partitionPoint(0, files.count) { place in
+                Self.compare(files[place].largest, userKey, trailer) < 0
+            })
+        try table?.seek(userKey, trailer)
+        try skipForward()
+    }
+
+    override func seekBefore(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
+        try enter(
+            partitionPoint(0, files.count) { place in
+                Self.compare(files[place].smallest, userKey, trailer) < 0
+            } - 1)
+        try table?.seekBefore(userKey, trailer)
+        try skipBackward()
+    }
+
+    override func next() throws(EngineError) {
+        guard let table else { return }
+        try table.next()
+        if !table.isValid { try skipForward() }
+    }
+
+    override func previous() throws(EngineError) {
+        guard let table else { return }
+        try table.previous()
+        if !table.isValid { try skipBackward() }
+    }
+
+    /// Makes `place` the current file; the cursor in it is not yet placed.
+    private func enter(_ place: Int) throws(EngineError) {
+        if place == index, table != nil { return }
+        table = nil
+        index = place
+        if files.indices.contains(place) { table = try open(files[place]) }
+    }
+
+    /// To the first entry of the next file that has one (a file may hold range tombstones alone).
+    private func skipForward() throws(EngineError) {
+        while let table, !table.isValid {
+            try enter(index + 1)
+            try self.table?.seekToFirst()
+        }
+    }
+
+    private func skipBackward() throws(EngineError) {
+        while let table, !table.isValid {
+            try enter(index - 1)
+            try self.table?.seekToLast()
+        }
+    }
+
+    private static func compare(_ bound: InternalKey, _ key: UnsafeRawBufferPointer, _ trailer: Trailer) -> Int {
+        bound.userKey.withUnsafeBytes { compareInternal($0, bound.trailer, key, trailer) }
+    }
+}
