@@ -1,0 +1,67 @@
+import Glibc
+
+/// Asks the daemon that owns a store.
+enum ControlClient {
+    /// Why there is no answer.
+    enum Failure: Error, Equatable, CustomStringConvertible {
+        /// No daemon runs on the store: nothing listens on its socket.
+        case nobodyListens(socket: String)
+        case notPermitted(socket: String)
+        /// The daemon died, or is not one of ours.
+        case noAnswer(socket: String)
+        /// The daemon answered that it could not.
+        case refused(String)
+        case system(String)
+
+        var description: String {
+            switch self {
+            case .nobodyListens(let socket):
+                return "no o3fs daemon answers on \(socket): the store is not mounted"
+            case .notPermitted(let socket):
+                return "only the owner of the store and root may talk to its daemon (\(socket))"
+            case .noAnswer(let socket):
+                return "the o3fs daemon behind \(socket) closed the connection without a usable answer"
+            case .refused(let text), .system(let text): return text
+            }
+        }
+    }
+
+    /// Sends a command and waits for its answer, however long the command takes.
+    static func request<Answer: Codable>(
+        _ command: ControlCommand, at path: String, as type: Answer.Type = Answer.self
+    ) throws(Failure) -> Answer {
+        let connection = try connect(path)
+        let text: String
+        do { text = try JSON.encode(ControlRequest(command: command)) } catch { throw .system("\(error)") }
+        // A peer that turned us away may have closed already; its answer is still there to read.
+        _ = connection.writeLine(text)
+        guard let line = connection.readLine(limit: ControlSocket.maximumAnswerBytes) else {
+            throw .noAnswer(socket: path)
+        }
+        if let success = try? JSON.decode(ControlSuccess<Answer>.self, from: line), success.ok {
+            return success.result
+        }
+        guard let failure = try? JSON.decode(ControlFailure.self, from: line), let text = failure.error else {
+            throw .noAnswer(socket: path)
+        }
+        throw .refused(text)
+    }
+
+    private static func connect(_ path: String) throws(Failure) -> LineSocket {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw .system("cannot create a socket: \(errnoMessage(errno))") }
+        let connection = LineSocket(owning: descriptor)
+        let code: Int32
+        do {
+            code = try SocketAddress.with(path) { Glibc.connect(descriptor, $0, $1) == 0 ? 0 : errno }
+        } catch {
+            throw .system(error.description)
+        }
+        switch code {
+        case 0: return connection
+        case ENOENT, ECONNREFUSED, ENOTDIR: throw .nobodyListens(socket: path)
+        case EACCES, EPERM: throw .notPermitted(socket: path)
+        default: throw .system("cannot connect to \(path): \(errnoMessage(code))")
+        }
+    }
+}

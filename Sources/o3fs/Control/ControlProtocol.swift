@@ -1,0 +1,46 @@
+/// What a daemon can be asked through its control socket.
+///
+/// The wire format is one JSON object a line in each direction: `{"command":"stats"}` is answered by
+/// `{"ok":true,"result":{…}}` or `{"ok":false,"error":"one sentence"}`. A connection may carry several
+/// requests, one after the other.
+enum ControlCommand: String, Codable, CaseIterable, Sendable {
+    /// Answered by a `StatusReport`.
+    case status
+    /// Answered by a `StatisticsReport`.
+    case stats
+    /// Compacts everything, then answers with `ControlDone`.
+    case compact
+    /// Makes everything written before survive power loss, then answers with `ControlDone`.
+    case sync
+}
+
+/// The answer to a command that has nothing to tell but that it is done.
+struct ControlDone: Codable, Sendable {
+    var done = true
+}
+
+struct ControlRequest: Codable, Sendable {
+    var command: ControlCommand
+}
+
+/// The successful form of an answer.
+struct ControlSuccess<Result: Codable>: Codable {
+    var ok = true
+    var result: Result
+}
+
+/// The failed form of an answer; also decodes from a successful one.
+struct ControlFailure: Codable {
+    var ok = false
+    var error: String?
+}
+
+/// Where a store's control socket is, and the limits of what travels through it.
+enum ControlSocket {
+    /// A request is a few words; a longer line is an error, not a reason to grow.
+    static let maximumRequestBytes = 4096
+    static let maximumAnswerBytes = 64 << 20
+
+    /// The socket's path in a store directory.
+    static func path(store: String) -> String { store + "/control.sock" }
+}
