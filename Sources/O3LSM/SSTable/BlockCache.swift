@@ -1,0 +1,76 @@
+/// Keeps blocks of tables in memory, up to a budget of bytes that is never exceeded. Thread-safe.
+///
+/// Sharded by the hash of (file number, offset); a hit takes one short lock and moves nothing. Data,
+/// index and filter blocks live by the same rules. A block that is evicted while someone reads it
+/// lives on until they let go, outside of the budget.
+final class BlockCache: Sendable {
+    struct Statistics: Equatable, Sendable {
+        var hits: UInt64 = 0
+        var misses: UInt64 = 0
+        var usedBytes = 0
+        var capacity = 0
+        var blockCount = 0
+    }
+
+    private let shards: [CacheShard]
+    private let shardShift: UInt64
+    /// The budget in bytes, overhead of the blocks included.
+    let capacity: Int
+    /// The greatest `Block.charge` that is ever kept.
+    let maximumCharge: Int
+
+    /// A shard holds at least this much, so that a filter of a large table still fits in one.
+    private static let leastShardBytes = 4 << 20
+    private static let mostShards = 64
+
+    /// - Parameter capacity: the budget in bytes; below a block's size, nothing is kept.
+    init(capacity: Int) {
+        var count = 1
+        while count < Self.mostShards, capacity / (count * 2) >= Self.leastShardBytes { count *= 2 }
+        let share = max(0, capacity) / count
+        self.capacity = capacity
+        maximumCharge = share / 4 * 3
+        shardShift = UInt64(64 - count.trailingZeroBitCount)
+        shards = (0..<count).map { _ in CacheShard(capacity: share) }
+    }
+
+    /// The block at `offset` of the file, if it is here. `touch` is false for readers whose visits say
+    /// nothing about the next one (scans).
+    @inline(__always)
+    func lookup(file: UInt64, offset: UInt64, touch: Bool = true) -> Block? {
+        let hash = Self.hash(file, offset)
+        return shard(hash).lookup(CacheKey(file: file, offset: offset), hash, touch: touch)
+    }
+
+    /// Adds the block, unless it is too large or the key has one already. Answers the block to use:
+    /// that of whoever came first.
+    func insert(_ block: Block, file: UInt64, offset: UInt64) -> Block {
+        guard block.charge <= maximumCharge else { return block }
+        let hash = Self.hash(file, offset)
+        return shard(hash).insert(block, CacheKey(file: file, offset: offset), hash)
+    }
+
+    var statistics: Statistics {
+        var result = Statistics(capacity: capacity)
+        for shard in shards { shard.addStatistics(to: &result) }
+        return result
+    }
+
+    @inline(__always)
+    private func shard(_ hash: UInt64) -> CacheShard {
+        // A shift by 64 (one shard) gives 0.
+        shards[Int(truncatingIfNeeded: hash >> shardShift)]
+    }
+
+    @inline(__always)
+    private static func hash(_ file: UInt64, _ offset: UInt64) -> UInt64 {
+        let product = (file &* 0x9e37_79b9_7f4a_7c15 ^ offset).multipliedFullWidth(by: 0xbb67_ae85_84ca_a73b)
+        return (product.high ^ product.low) &* 0x9e37_79b9_7f4a_7c15
+    }
+}
+
+/// What a cached block is found by.
+struct CacheKey: Equatable, Sendable {
+    var file: UInt64
+    var offset: UInt64
+}

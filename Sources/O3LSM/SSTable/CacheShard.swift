@@ -1,0 +1,234 @@
+import Synchronization
+
+/// One lock's worth of the block cache: an S3-FIFO (Yang et al., "FIFO queues are all you need for
+/// cache eviction", SOSP 2023).
+///
+/// New blocks enter a small queue of a tenth of the budget. Those that are read again while they are
+/// in it move to the main queue; the others leave, and only their hash is remembered for a while: a
+/// block that comes back soon goes to the main queue at once. A scan so washes through the small
+/// queue and leaves the main one alone. A hit counts up to three and moves nothing; the main queue's
+/// oldest block goes around once more for each hit. Thread-safe.
+final class CacheShard: Sendable {
+    private let state: Mutex<State>
+
+    init(capacity: Int) { state = Mutex(State(capacity: capacity)) }
+
+    @inline(__always)
+    func lookup(_ key: CacheKey, _ hash: UInt64, touch: Bool) -> Block? {
+        state.withLock { state in state.lookup(key, hash, touch) }
+    }
+
+    /// Answers the block that is in the shard afterwards, or that would be if it fit.
+    func insert(_ block: Block, _ key: CacheKey, _ hash: UInt64) -> Block {
+        // Evicted blocks die after the lock is released: freeing memory takes its time.
+        let (resident, _) = state.withLock { state in state.insert(block, key, hash) }
+        return resident
+    }
+
+    func addStatistics(to total: inout BlockCache.Statistics) {
+        state.withLock { state in
+            total.hits += state.hits
+            total.misses += state.misses
+            total.usedBytes += state.usedBytes
+            total.blockCount += state.count
+        }
+    }
+
+    private struct Node {
+        var key: CacheKey
+        var hash: UInt64
+        var block: Block?
+        var hits: UInt8
+        /// The node that is next to leave the queue; or the next free one.
+        var next: Int32
+    }
+
+    private enum QueueName: Int {
+        case small = 0
+        case main = 1
+    }
+
+    /// Nodes from the oldest to the newest.
+    private struct Queue {
+        var oldest: Int32 = -1
+        var newest: Int32 = -1
+        var bytes = 0
+    }
+
+    private struct State {
+        let capacity: Int
+        var hits: UInt64 = 0
+        var misses: UInt64 = 0
+        var count = 0
+        private var queues = [Queue(), Queue()]
+        private var nodes: [Node] = []
+        private var freeNode: Int32 = -1
+        /// Open addressing, linear probing: node numbers, or -1. At most half full.
+        private var buckets: [Int32]
+        /// Hashes of blocks that left the small queue. Each has one place; a newer one takes it over.
+        private var ghosts: [UInt64]
+
+        private static let mostHits: UInt8 = 3
+        /// What an average block is assumed to cost, when the number of ghosts is chosen.
+        private static let averageBlockBytes = 8 << 10
+
+        init(capacity: Int) {
+            self.capacity = capacity
+            buckets = Array(repeating: -1, count: 64)
+            var ghostCount = 64
+            while ghostCount < capacity / Self.averageBlockBytes { ghostCount *= 2 }
+            ghosts = Array(repeating: 0, count: ghostCount)
+        }
+
+        var usedBytes: Int { queues[0].bytes + queues[1].bytes }
+
+        @inline(__always)
+        mutating func lookup(_ key: CacheKey, _ hash: UInt64, _ touch: Bool) -> Block? {
+            let node = find(key, hash)
+            guard node >= 0 else {
+                misses &+= 1
+                return nil
+            }
+            hits &+= 1
+            if touch, nodes[node].hits < Self.mostHits { nodes[node].hits += 1 }
+            return nodes[node].block
+        }
+
+        mutating func insert(_ block: Block, _ key: CacheKey, _ hash: UInt64) -> (Block, evicted: [Block]) {
+            var evicted: [Block] = []
+            let present = find(key, hash)
+            if present >= 0, let resident = nodes[present].block { return (resident, evicted) }
+            while usedBytes + block.charge > capacity {
+                guard let victim = evictOne() else { return (block, evicted) }
+                evicted.append(victim)
+            }
+            if (count + 1) * 2 > buckets.count { growBuckets() }
+            let node = allocate(Node(key: key, hash: hash, block: block, hits: 0, next: -1))
+            link(node)
+            let place = ghostPlace(hash)
+            if ghosts[place] == hash {
+                ghosts[place] = 0
+                append(node, to: .main)
+            } else {
+                append(node, to: .small)
+            }
+            return (block, evicted)
+        }
+
+        // MARK: Eviction
+
+        /// nil when there is nothing left to evict.
+        private mutating func evictOne() -> Block? {
+            while true {
+                let small = queues[QueueName.small.rawValue]
+                if small.oldest >= 0, small.bytes > capacity / 10 || queues[QueueName.main.rawValue].oldest < 0 {
+                    guard let node = removeOldest(of: .small) else { return nil }
+                    if nodes[node].hits > 1 {
+                        nodes[node].hits = 0
+                        append(node, to: .main)
+                        continue
+                    }
+                    ghosts[ghostPlace(nodes[node].hash)] = nodes[node].hash
+                    return remove(node)
+                }
+                guard let node = removeOldest(of: .main) else { return nil }
+                if nodes[node].hits > 0 {
+                    nodes[node].hits -= 1
+                    append(node, to: .main)
+                    continue
+                }
+                return remove(node)
+            }
+        }
+
+        private mutating func remove(_ node: Int) -> Block? {
+            unlink(node)
+            count -= 1
+            let block = nodes[node].block
+            nodes[node].block = nil
+            nodes[node].next = freeNode
+            freeNode = Int32(node)
+            return block
+        }
+
+        private func ghostPlace(_ hash: UInt64) -> Int { Int(truncatingIfNeeded: hash >> 20) & (ghosts.count - 1) }
+
+        // MARK: Queues and nodes
+
+        private mutating func append(_ node: Int, to name: QueueName) {
+            let newest = queues[name.rawValue].newest
+            nodes[node].next = -1
+            if newest >= 0 { nodes[Int(newest)].next = Int32(node) } else { queues[name.rawValue].oldest = Int32(node) }
+            queues[name.rawValue].newest = Int32(node)
+            queues[name.rawValue].bytes += nodes[node].block?.charge ?? 0
+        }
+
+        private mutating func removeOldest(of name: QueueName) -> Int? {
+            let oldest = queues[name.rawValue].oldest
+            guard oldest >= 0 else { return nil }
+            let node = Int(oldest)
+            queues[name.rawValue].oldest = nodes[node].next
+            if nodes[node].next < 0 { queues[name.rawValue].newest = -1 }
+            queues[name.rawValue].bytes -= nodes[node].block?.charge ?? 0
+            return node
+        }
+
+        private mutating func allocate(_ node: Node) -> Int {
+            count += 1
+            guard freeNode >= 0 else {
+                nodes.append(node)
+                return nodes.count - 1
+            }
+            let index = Int(freeNode)
+            freeNode = nodes[index].next
+            nodes[index] = node
+            return index
+        }
+
+        // MARK: Hash table
+
+        @inline(__always)
+        private func find(_ key: CacheKey, _ hash: UInt64) -> Int {
+            let mask = buckets.count - 1
+            var bucket = Int(truncatingIfNeeded: hash) & mask
+            while true {
+                let node = Int(buckets[bucket])
+                if node < 0 { return -1 }
+                if nodes[node].hash == hash, nodes[node].key == key { return node }
+                bucket = (bucket + 1) & mask
+            }
+        }
+
+        private mutating func link(_ node: Int) {
+            let mask = buckets.count - 1
+            var bucket = Int(truncatingIfNeeded: nodes[node].hash) & mask
+            while buckets[bucket] >= 0 { bucket = (bucket + 1) & mask }
+            buckets[bucket] = Int32(node)
+        }
+
+        /// Empties the node's bucket and moves up those behind it that it kept from their place.
+        private mutating func unlink(_ node: Int) {
+            let mask = buckets.count - 1
+            var hole = Int(truncatingIfNeeded: nodes[node].hash) & mask
+            while buckets[hole] != Int32(node) { hole = (hole + 1) & mask }
+            var bucket = hole
+            while true {
+                bucket = (bucket + 1) & mask
+                let next = buckets[bucket]
+                if next < 0 { break }
+                let home = Int(truncatingIfNeeded: nodes[Int(next)].hash) & mask
+                if (bucket - home) & mask >= (bucket - hole) & mask {
+                    buckets[hole] = next
+                    hole = bucket
+                }
+            }
+            buckets[hole] = -1
+        }
+
+        private mutating func growBuckets() {
+            let old = buckets
+            buckets = Array(repeating: -1, count: old.count * 2)
+            for node in old where node >= 0 { link(Int(node)) }
+        }
+    }
+}

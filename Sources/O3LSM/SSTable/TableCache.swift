@@ -1,0 +1,114 @@
+import Synchronization
+
+/// Opens tables on demand and keeps the most recently used ones open. Thread-safe.
+///
+/// At most `capacity` tables are held; one that is evicted stays open until its last reader lets go.
+/// Files are opened outside of the locks: when two threads open the same table at once, one of the
+/// two objects is dropped.
+final class TableCache: Sendable {
+    private let storage: any Storage
+    private let layout: StoreLayout
+    let blockCache: BlockCache
+    private let shards: [Shard]
+
+    private static let shardCount = 16
+
+    init(storage: any Storage, layout: StoreLayout, capacity: Int, blockCache: BlockCache) {
+        self.storage = storage
+        self.layout = layout
+        self.blockCache = blockCache
+        let count = max(1, min(Self.shardCount, capacity))
+        shards = (0..<count).map { _ in Shard(capacity: max(1, capacity / count)) }
+    }
+
+    /// The open table of the file. Throws what opening it throws, and `.corruption` when the file is
+    /// not of the size that the manifest says.
+    func table(_ file: FileMetadata) throws(EngineError) -> Table {
+        let shard = shard(file.number)
+        if let table = shard.find(file.number) { return table }
+        let path = layout.table(file.number)
+        let opened = try storage.openForReading(path)
+        guard opened.size == file.size else {
+            throw .corruption(
+                file: path, offset: min(opened.size, file.size), expected: "a table of \(file.size) bytes",
+                found: "\(opened.size) bytes")
+        }
+        let table = try Table.open(opened, number: file.number, cache: blockCache)
+        return shard.insert(table)
+    }
+
+    /// Forgets the table: its file is about to be removed.
+    func evict(number: UInt64) { shard(number).remove(number) }
+
+    /// Tables that are held open.
+    var openCount: Int { shards.reduce(0) { $0 + $1.count } }
+
+    private func shard(_ number: UInt64) -> Shard { shards[Int(truncatingIfNeeded: number % UInt64(shards.count))] }
+
+    /// Tables whose numbers share a remainder, evicted by CLOCK.
+    private final class Shard: Sendable {
+        private struct Slot {
+            var table: Table
+            var wasUsed: Bool
+        }
+        private struct State {
+            var places: [UInt64: Int] = [:]
+            var slots: [Slot] = []
+            var hand = 0
+        }
+
+        private let capacity: Int
+        private let state = Mutex(State())
+
+        init(capacity: Int) { self.capacity = capacity }
+
+        var count: Int { state.withLock { $0.slots.count } }
+
+        func find(_ number: UInt64) -> Table? {
+            state.withLock { state in
+                guard let place = state.places[number] else { return nil }
+                if !state.slots[place].wasUsed { state.slots[place].wasUsed = true }
+                return state.slots[place].table
+            }
+        }
+
+        /// Answers the table to use. What is evicted closes after the lock is released.
+        func insert(_ table: Table) -> Table {
+            let (resident, _) = state.withLock { state -> (Table, Table?) in
+                if let place = state.places[table.number] { return (state.slots[place].table, nil) }
+                guard state.slots.count >= capacity else {
+                    state.places[table.number] = state.slots.count
+                    state.slots.append(Slot(table: table, wasUsed: false))
+                    return (table, nil)
+                }
+                while state.slots[state.hand].wasUsed {
+                    state.slots[state.hand].wasUsed = false
+                    state.hand = (state.hand + 1) % state.slots.count
+                }
+                let victim = state.slots[state.hand].table
+                state.places[victim.number] = nil
+                state.places[table.number] = state.hand
+                state.slots[state.hand] = Slot(table: table, wasUsed: false)
+                state.hand = (state.hand + 1) % state.slots.count
+                return (table, victim)
+            }
+            return resident
+        }
+
+        func remove(_ number: UInt64) {
+            let removed = state.withLock { state -> Table? in
+                guard let place = state.places.removeValue(forKey: number) else { return nil }
+                let table = state.slots[place].table
+                let last = state.slots.count - 1
+                if place != last {
+                    state.slots[place] = state.slots[last]
+                    state.places[state.slots[place].table.number] = place
+                }
+                state.slots.removeLast()
+                if state.hand >= state.slots.count { state.hand = 0 }
+                return table
+            }
+            _ = removed
+        }
+    }
+}
