@@ -1,3 +1,4 @@
+import CSystem
 import Glibc
 import O3LSM
 
@@ -5,14 +6,18 @@ import O3LSM
 ///
 /// One operation is one write batch: after any crash it is there whole or not at all. All operations
 /// are thread-safe and block only on the engine and on other operations on the same files. Names are
-/// bytes (1 … 255, neither "/" nor NUL, not "." or ".."). Permissions are the caller's business (the
-/// kernel's `default_permissions`); this class keeps the tree right.
+/// bytes (1 … 255, neither "/" nor NUL). Permissions are the caller's business (the kernel's
+/// `default_permissions`); this class keeps the tree right.
 ///
 /// Times: an operation sets modification and change time as POSIX says; access time is set at creation
 /// and by `setAttributes` only, as on a file system mounted with noatime.
 ///
-/// Files that are looked up with `retain: true` are counted, as the kernel counts them: one that is
-/// unlinked while it is counted lives on, unnamed, until `forget` has brought its count to zero.
+/// Files that are looked up with `retain: true` are counted, as the kernel counts them: one that loses
+/// its last name while it is counted lives on, unnamed, until `forget` has brought its count to zero.
+///
+/// How it is put together: `Rows` are the keys and values of the store; `State` is what is kept in
+/// memory (locks, lookup counts, cached inodes: all of it can be lost); `Operations` are the calls;
+/// `Inspection` is for people who look into a store.
 public final class FileSystem: Sendable {
     /// What a caller may choose when a store is opened.
     public struct Options: Sendable {
@@ -37,6 +42,19 @@ public final class FileSystem: Sendable {
 
     public let store: any KeyValueStore
     public let options: Options
+    /// Bytes of a data block of this store.
+    public let blockSize: Int
+
+    let nameHash: NameHash
+    let locks = StripedLocks()
+    let cache: InodeCache
+    let lookups = LookupCounts()
+    let allocator: InodeAllocator
+    /// Held while a directory changes its parent, so that the way from any directory up to the root
+    /// stays what it is while it is walked. Taken before stripes.
+    let topology = LockArray(count: 1)
+    /// Inodes below this one may be known to the kernel without being counted here.
+    let firstCounted: InodeNumber
 
     /// Opens the file system in `store`, making one if the store is empty and the options say so;
     /// reclaims files that were unlinked but open when the last mount ended.
@@ -44,7 +62,72 @@ public final class FileSystem: Sendable {
     /// Throws EINVAL for a bad block size, ENOENT for an empty store that must not be formatted, EIO
     /// for a superblock that does not decode.
     public init(_ store: any KeyValueStore, options: Options = Options()) throws(FileSystemError) {
+        let superblock = try Self.loadSuperblock(store, options)
         self.store = store
         self.options = options
+        blockSize = superblock.blockSize
+        nameHash = superblock.nameHash
+        cache = InodeCache(capacity: options.cachedInodes)
+        allocator = InodeAllocator(superblock, store: store)
+        firstCounted = options.continuesEarlierMount ? superblock.nextInode : 0
+        if !options.continuesEarlierMount { try reclaimOrphans() }
+    }
+
+    /// Gives back the inode numbers reserved but unused. Call last; the store stays open.
+    public func close() throws(FileSystemError) { try allocator.close() }
+
+    /// fsync, fdatasync, syncfs: everything that was done before survives power loss.
+    public func sync() throws(FileSystemError) {
+        do throws(EngineError) { try store.sync() } catch { throw .engine(error) }
+    }
+
+    public func space() throws(FileSystemError) -> FileSystemSpace {
+        do throws(EngineError) {
+            let (free, total) = try store.space()
+            return FileSystemSpace(
+                blockSize: UInt32(blockSize), totalBlocks: total / UInt64(blockSize),
+                freeBlocks: free / UInt64(blockSize), maximumNameLength: UInt32(NameKey.maximumNameLength))
+        } catch {
+            throw .engine(error)
+        }
+    }
+
+    private static func loadSuperblock(
+        _ store: any KeyValueStore, _ options: Options
+    ) throws(FileSystemError) -> Superblock {
+        if let value = try store.fetch(.superblock) {
+            return try withExtendedLifetime(value) { () throws(FileSystemError) in try Superblock(value.bytes) }
+        }
+        guard options.formatIfEmpty else { throw .notFound }
+        return try format(store, options)
+    }
+
+    /// Writes a superblock and a root directory, in one batch.
+    private static func format(
+        _ store: any KeyValueStore, _ options: Options
+    ) throws(FileSystemError) -> Superblock {
+        guard Superblock.isValid(blockSize: options.blockSize) else {
+            throw .engine(
+                .invalidArgument(
+                    "the block size must be a power of two between \(Superblock.blockSizes.lowerBound) and "
+                        + "\(Superblock.blockSizes.upperBound) bytes, not \(options.blockSize)"))
+        }
+        var random: (UInt64, UInt64) = (0, 0)
+        let count = withUnsafeMutableBytes(of: &random) { o3_getrandom($0.baseAddress, $0.count) }
+        guard count == 16 else {
+            throw .engine(.io(operation: "get random bytes for", path: "the superblock", code: EIO))
+        }
+        let now = options.clock()
+        let superblock = Superblock(
+            blockSize: options.blockSize, nextInode: rootInode + 1,
+            nameHash: NameHash(key0: random.0, key1: random.1), birth: now)
+        var root = Inode(
+            mode: S_IFDIR | (options.rootPermissions & 0o7777), owner: options.rootOwner, linkCount: 2, time: now)
+        root.parent = rootInode
+        let batch = WriteBatch()
+        batch.put(RowKey.superblock.bytes, superblock.encoded)
+        batch.put(.inode(rootInode), root)
+        try store.apply(batch, sync: true)
+        return superblock
     }
 }

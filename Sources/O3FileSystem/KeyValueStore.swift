@@ -27,6 +27,6 @@ public protocol KeyValueCursor: AnyObject {
     var key: UnsafeRawBufferPointer { get }
     var value: UnsafeRawBufferPointer { get }
     /// To the first key at or after `key`.
-    func seek(_ key: UnsafeRawBufferPointer) throws(EngineError)
+    func seek(_ key: [UInt8]) throws(EngineError)
     func next() throws(EngineError)
 }

@@ -1,0 +1,75 @@
+import O3LSM
+
+/// Files whose last name is gone: deleted at once, or kept as orphans while somebody holds them.
+extension FileSystem {
+    /// Up to so many data blocks are deleted one by one, more by a range tombstone: point tombstones
+    /// are cheap to write and to read past, a range tombstone is one more thing for every read to check.
+    static let maximumPointDeletes: UInt64 = 64
+
+    /// Adds to `batch` what takes one name from a file, whose stripe the caller has locked; a directory
+    /// loses its only one. Answers whether the row stays (see `settle`).
+    func dropName(_ number: InodeNumber, _ row: inout Inode, _ now: Timestamp, _ batch: WriteBatch) -> Bool {
+        row.linkCount = row.isDirectory ? 0 : row.linkCount - min(1, row.linkCount)
+        row.changeTime = now
+        if row.linkCount == 0 {
+            let isHeld = lookups.markOrphan(number) || number < firstCounted
+            guard isHeld else {
+                deleteRows(of: number, row, batch)
+                return false
+            }
+            batch.put(.orphan(number), UnsafeRawBufferPointer(start: nil, count: 0))
+        }
+        batch.put(.inode(number), row)
+        return true
+    }
+
+    /// Adds to `batch` the deletion of all rows of a file: constant work for a file of any size.
+    func deleteRows(of number: InodeNumber, _ row: Inode, _ batch: WriteBatch) {
+        batch.delete(.inode(number))
+        let blocks = blockCount(row.size)
+        if !row.isDirectory, row.blocks > 0 || row.hasEstimatedBlocks {
+            if blocks <= Self.maximumPointDeletes {
+                for block in 0..<blocks { batch.delete(.data(number, block: block)) }
+            } else {
+                batch.deleteRange(.data(number, block: 0), .data(number, block: blocks))
+            }
+        }
+        if row.hasExtendedAttributes {
+            batch.deleteRange(
+                .first(.extendedAttribute, of: number), .first(.extendedAttribute, of: number + 1))
+        }
+    }
+
+    public func forget(_ inode: InodeNumber, count: UInt64) {
+        let release = lookups.release(inode, count)
+        // The kernel forgets an inode all at once. If it was counted by an earlier process too, more than
+        // is counted here is all of it; as much or less may not be.
+        let isForgotten = inode < firstCounted ? count > UInt64(release.before) : release.isForgottenOrphan
+        guard isForgotten else { return }
+        // What cannot be reclaimed now is reclaimed at the next mount: its orphan row says so.
+        try? reclaim(inode)
+    }
+
+    /// Deletes an orphan that nobody holds; anything else is left alone.
+    private func reclaim(_ inode: InodeNumber) throws(FileSystemError) {
+        let stripe = locks.stripe(of: inode)
+        locks.lock(stripe)
+        defer { locks.unlock(stripe) }
+        guard !lookups.isRetained(inode) else { return }
+        guard let row = try lockedInode(inode), row.linkCount == 0 else { return }
+        let batch = locks.batch(stripe)
+        deleteRows(of: inode, row, batch)
+        batch.delete(.orphan(inode))
+        cache.remove(inode)
+        try store.apply(batch)
+    }
+
+    /// Deletes every orphan. For a mount that no earlier one goes on in.
+    func reclaimOrphans() throws(FileSystemError) {
+        let cursor = try store.scan(.orphan)
+        while cursor.isValid {
+            if case .orphan(let inode)? = ParsedKey(cursor.key) { try reclaim(inode) }
+            try cursor.advance()
+        }
+    }
+}

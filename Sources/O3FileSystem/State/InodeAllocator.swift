@@ -1,0 +1,55 @@
+import O3LSM
+import Synchronization
+
+/// Gives out inode numbers, ascending, never one twice.
+///
+/// Ranges are reserved in the superblock before any number of them is used, by a batch of its own: a
+/// crash loses the rest of a range, which is nothing among 2^64.
+final class InodeAllocator: Sendable {
+    /// Numbers reserved at a time: one superblock write for so many creations.
+    private static let rangeSize: UInt64 = 65_536
+
+    private struct State {
+        var next: InodeNumber
+        var superblock: Superblock
+    }
+
+    private let state: Mutex<State>
+    private let store: any KeyValueStore
+    /// Every number below this one was, or may have been, given out before the store was opened.
+    let firstNew: InodeNumber
+
+    init(_ superblock: Superblock, store: any KeyValueStore) {
+        state = Mutex(State(next: superblock.nextInode, superblock: superblock))
+        self.store = store
+        firstNew = superblock.nextInode
+    }
+
+    func allocate() throws(FileSystemError) -> InodeNumber {
+        try state.withLock { (state) throws(FileSystemError) -> InodeNumber in
+            if state.next == state.superblock.nextInode {
+                try Self.reserve(upTo: state.next + Self.rangeSize, &state, store)
+            }
+            defer { state.next += 1 }
+            return state.next
+        }
+    }
+
+    /// Gives back what is reserved and unused.
+    func close() throws(FileSystemError) {
+        try state.withLock { (state) throws(FileSystemError) in
+            if state.next != state.superblock.nextInode { try Self.reserve(upTo: state.next, &state, store) }
+        }
+    }
+
+    private static func reserve(
+        upTo limit: InodeNumber, _ state: inout State, _ store: any KeyValueStore
+    ) throws(FileSystemError) {
+        var superblock = state.superblock
+        superblock.nextInode = limit
+        let batch = WriteBatch()
+        batch.put(RowKey.superblock.bytes, superblock.encoded)
+        try store.apply(batch)
+        state.superblock = superblock
+    }
+}

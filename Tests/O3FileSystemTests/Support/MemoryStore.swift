@@ -1,0 +1,170 @@
+import Synchronization
+
+@testable import O3FileSystem
+@testable import O3LSM
+
+/// The simplest store that keeps the protocol's promises: a sorted array under one lock. A snapshot is
+/// a copy of it. It counts batches, and can be told to fail.
+final class MemoryStore: KeyValueStore {
+    struct Rows: Sendable {
+        var keys: [[UInt8]] = []
+        var values: [[UInt8]] = []
+
+        /// Where `key` is, or would be put.
+        func position(_ key: [UInt8]) -> Int {
+            var low = 0
+            var high = keys.count
+            while low < high {
+                let middle = (low + high) / 2
+                if compareKeys(keys[middle], key) < 0 { low = middle + 1 } else { high = middle }
+            }
+            return low
+        }
+
+        func value(_ key: [UInt8]) -> [UInt8]? {
+            let place = position(key)
+            return place < keys.count && keys[place] == key ? values[place] : nil
+        }
+
+        mutating func put(_ key: [UInt8], _ value: [UInt8]) {
+            let place = position(key)
+            if place < keys.count, keys[place] == key {
+                values[place] = value
+            } else {
+                keys.insert(key, at: place)
+                values.insert(value, at: place)
+            }
+        }
+
+        mutating func remove(_ range: Range<Int>) {
+            keys.removeSubrange(range)
+            values.removeSubrange(range)
+        }
+    }
+
+    struct State: Sendable {
+        var rows = Rows()
+        var snapshots: [UInt64: Rows] = [:]
+        var sequence: UInt64 = 0
+        var batches = 0
+        var operations = 0
+        var failure: EngineError?
+    }
+
+    let state = Mutex(State())
+
+    var rows: Rows {
+        get { state.withLock { $0.rows } }
+        set { state.withLock { $0.rows = newValue } }
+    }
+    var batchCount: Int { state.withLock { $0.batches } }
+    var operationCount: Int { state.withLock { $0.operations } }
+
+    /// Every later write fails with this; nil: none does.
+    func failWrites(_ error: EngineError?) { state.withLock { $0.failure = error } }
+
+    private func rows(_ snapshot: Snapshot?) -> Rows {
+        state.withLock { state in
+            guard let snapshot else { return state.rows }
+            return state.snapshots[snapshot.sequence] ?? state.rows
+        }
+    }
+
+    func lookup(_ key: UnsafeRawBufferPointer, snapshot: Snapshot?) throws(EngineError) -> PinnedValue? {
+        rows(snapshot).value([UInt8](key)).map { Box($0).pinned }
+    }
+
+    func multiGet(_ keys: [[UInt8]], snapshot: Snapshot?) throws(EngineError) -> [[UInt8]?] {
+        let rows = rows(snapshot)
+        return keys.map { rows.value($0) }
+    }
+
+    func write(_ batch: WriteBatch, sync: Bool) throws(EngineError) {
+        let operations = batch.operations.map { operation in
+            (operation.kind, [UInt8](batch.key(of: operation)), [UInt8](batch.value(of: operation)))
+        }
+        let failure = state.withLock { state -> EngineError? in
+            if let failure = state.failure { return failure }
+            state.batches += 1
+            state.operations += operations.count
+            state.sequence += 1
+            for (kind, key, value) in operations {
+                switch kind {
+                case .put: state.rows.put(key, value)
+                case .delete:
+                    let place = state.rows.position(key)
+                    if place < state.rows.keys.count, state.rows.keys[place] == key {
+                        state.rows.remove(place..<place + 1)
+                    }
+                case .rangeDelete: state.rows.remove(state.rows.position(key)..<state.rows.position(value))
+                }
+            }
+            return nil
+        }
+        if let failure { throw failure }
+    }
+
+    func makeSnapshot() -> Snapshot {
+        let sequence = state.withLock { state in
+            state.sequence += 1
+            state.snapshots[state.sequence] = state.rows
+            return state.sequence
+        }
+        return Snapshot(sequence: sequence) { [weak self] sequence in
+            self?.state.withLock { _ = $0.snapshots.removeValue(forKey: sequence) }
+        }
+    }
+
+    func makeCursor(_ options: ReadOptions) throws(EngineError) -> any KeyValueCursor {
+        let rows = rows(options.snapshot)
+        let end = options.upperBound.map { rows.position($0) } ?? rows.keys.count
+        return Cursor(rows, end: end, lower: options.lowerBound ?? [])
+    }
+
+    func sync() throws(EngineError) {}
+    func space() throws(EngineError) -> (free: UInt64, total: UInt64) { (1 << 30, 1 << 40) }
+
+    /// Bytes that stay where they are for as long as the box lives.
+    private final class Box {
+        let buffer: UnsafeMutableRawBufferPointer
+        init(_ bytes: [UInt8]) {
+            buffer = .allocate(byteCount: bytes.count, alignment: 8)
+            buffer.copyBytes(from: bytes)
+        }
+        deinit { buffer.deallocate() }
+        var pinned: PinnedValue { PinnedValue(bytes: UnsafeRawBufferPointer(buffer), owner: self) }
+    }
+
+    private final class Cursor: KeyValueCursor {
+        private let rows: Rows
+        private let end: Int
+        private let lower: [UInt8]
+        private var place: Int
+        private var keyBox: Box?
+        private var valueBox: Box?
+
+        init(_ rows: Rows, end: Int, lower: [UInt8]) {
+            self.rows = rows
+            self.end = end
+            self.lower = lower
+            place = end
+        }
+
+        var isValid: Bool { place < end }
+        var key: UnsafeRawBufferPointer { keyBox?.pinned.bytes ?? UnsafeRawBufferPointer(start: nil, count: 0) }
+        var value: UnsafeRawBufferPointer { valueBox?.pinned.bytes ?? UnsafeRawBufferPointer(start: nil, count: 0) }
+
+        func seek(_ key: [UInt8]) throws(EngineError) {
+            place = rows.position(compareKeys(key, lower) < 0 ? lower : key)
+            load()
+        }
+        func next() throws(EngineError) {
+            place += 1
+            load()
+        }
+        private func load() {
+            keyBox = isValid ? Box(rows.keys[place]) : nil
+            valueBox = isValid ? Box(rows.values[place]) : nil
+        }
+    }
+}
