@@ -1,0 +1,110 @@
+import Dispatch
+import Synchronization
+import Testing
+
+@testable import O3LSM
+
+@Suite struct BlockCacheTests {
+    /// A block whose contents say which key it belongs to.
+    private func block(_ file: UInt64, _ offset: UInt64, bytes: Int = 4096) throws -> Block {
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(bytes, 16), alignment: Block.alignment)
+        memory.storeBytes(of: file, as: UInt64.self)
+        memory.storeBytes(of: offset, toByteOffset: 8, as: UInt64.self)
+        return try Block(
+            adopting: memory, count: bytes, allocated: bytes, kind: .raw, file: "memory", fileOffset: offset)
+    }
+
+    private func isRight(_ block: Block, _ file: UInt64, _ offset: UInt64) -> Bool {
+        block.withBytes { $0.load(as: UInt64.self) == file && $0.load(fromByteOffset: 8, as: UInt64.self) == offset }
+    }
+
+    @Test func keepsWhatItIsGiven() throws {
+        let cache = BlockCache(capacity: 8 << 20)
+        for offset in 0..<500 { _ = cache.insert(try block(1, UInt64(offset)), file: 1, offset: UInt64(offset)) }
+        for offset in 0..<UInt64(500) {
+            let found = try #require(cache.lookup(file: 1, offset: offset))
+            #expect(isRight(found, 1, offset))
+            #expect(cache.lookup(file: 2, offset: offset) == nil)
+        }
+        let statistics = cache.statistics
+        #expect(statistics.hits == 500 && statistics.misses == 500 && statistics.blockCount == 500)
+        #expect(statistics.usedBytes == 500 * (4096 + Block.overheadBytes))
+    }
+
+    @Test func firstInsertWins() throws {
+        let cache = BlockCache(capacity: 1 << 20)
+        let first = try block(1, 1)
+        #expect(cache.insert(first, file: 1, offset: 1) === first)
+        #expect(cache.insert(try block(1, 1), file: 1, offset: 1) === first)
+    }
+
+    @Test func budgetIsNeverExceeded() throws {
+        for capacity in [0, 1000, 1 << 20, 9 << 20] {
+            let seed = UInt64.random(in: 0 ... .max)
+            print("seed \(seed)")
+            var generator = SeededRandom(seed)
+            let cache = BlockCache(capacity: capacity)
+            for _ in 0..<6000 {
+                let offset = UInt64.random(in: 0..<3000, using: &generator)
+                if let found = cache.lookup(file: 1, offset: offset) {
+                    #expect(isRight(found, 1, offset))
+                    continue
+                }
+                var size = Int.random(in: 16...20_000, using: &generator)
+                if Int.random(in: 0..<100, using: &generator) == 0 { size = Int.random(in: 16...(6 << 20), using: &generator) }
+                let inserted = cache.insert(try block(1, offset, bytes: size), file: 1, offset: offset)
+                #expect(isRight(inserted, 1, offset))
+                #expect(cache.statistics.usedBytes <= capacity)
+            }
+        }
+    }
+
+    /// A working set that is read again and again survives a scan of ten times the budget.
+    @Test func scansDoNotWashTheCache() throws {
+        let cache = BlockCache(capacity: 4 << 20)
+        func read(_ file: UInt64, _ offset: UInt64) throws -> Bool {
+            if cache.lookup(file: file, offset: offset) != nil { return true }
+            _ = cache.insert(try block(file, offset), file: file, offset: offset)
+            return false
+        }
+        for _ in 0..<5 { for offset in 0..<UInt64(300) { _ = try read(1, offset) } }
+        for offset in 0..<UInt64(10_000) {
+            _ = try read(2, offset)
+            if offset % 20 == 0 { _ = try read(1, offset / 20 % 300) }
+        }
+        var survivors = 0
+        for offset in 0..<UInt64(300) where cache.lookup(file: 1, offset: offset) != nil { survivors += 1 }
+        #expect(survivors > 270)
+    }
+
+    /// What leaves and comes back soon stays.
+    @Test func returningBlocksEnterTheMainQueue() throws {
+        let cache = BlockCache(capacity: 1 << 20)
+        _ = cache.insert(try block(1, 0), file: 1, offset: 0)
+        for offset in 0..<UInt64(300) { _ = cache.insert(try block(2, offset), file: 2, offset: offset) }
+        #expect(cache.lookup(file: 1, offset: 0) == nil)
+        _ = cache.insert(try block(1, 0), file: 1, offset: 0)
+        for offset in 300..<UInt64(600) { _ = cache.insert(try block(2, offset), file: 2, offset: offset) }
+        #expect(cache.lookup(file: 1, offset: 0) != nil)
+    }
+
+    @Test func threadsSeeOnlyTheirBlocks() throws {
+        let cache = BlockCache(capacity: 2 << 20)
+        let wrong = Atomic<Int>(0)
+        DispatchQueue.concurrentPerform(iterations: 4) { thread in
+            var generator = SeededRandom(UInt64(thread))
+            for _ in 0..<10_000 {
+                let offset = UInt64.random(in: 0..<1000, using: &generator)
+                if let found = cache.lookup(file: 3, offset: offset) {
+                    if !isRight(found, 3, offset) { wrong.add(1, ordering: .relaxed) }
+                } else if let made = try? block(3, offset) {
+                    if !isRight(cache.insert(made, file: 3, offset: offset), 3, offset) {
+                        wrong.add(1, ordering: .relaxed)
+                    }
+                }
+            }
+        }
+        #expect(wrong.load(ordering: .relaxed) == 0)
+        #expect(cache.statistics.usedBytes <= 2 << 20)
+    }
+}

@@ -1,0 +1,162 @@
+import Dispatch
+import Glibc
+import Synchronization
+import Testing
+
+@testable import O3LSM
+
+/// Tables in real files.
+@Suite struct TableCacheTests {
+    private struct Store {
+        let directory: TemporaryDirectory
+        let layout: StoreLayout
+        let storage: FaultyStorage
+        var files: [FileMetadata] = []
+
+        /// Table n holds the keys (n, 0 … 99), each with the value n.
+        init(tables: Int) throws {
+            directory = try TemporaryDirectory()
+            layout = StoreLayout(root: directory.path)
+            storage = FaultyStorage()
+            try storage.createDirectory(layout.tableDirectory)
+            for number in 1...UInt64(tables) {
+                let file = try storage.create(layout.table(number))
+                let builder = TableBuilder(file: file, number: number, options: TableOptions())
+                for low in 0..<UInt8(100) {
+                    try builder.add(
+                        TableEntry(
+                            key: [UInt8(number), low], trailer: Trailer(sequence: 1, kind: .put), value: [UInt8(number)]))
+                }
+                files.append(try #require(try builder.finish()))
+                try file.close()
+            }
+        }
+
+        func cache(capacity: Int) -> TableCache {
+            TableCache(storage: storage, layout: layout, capacity: capacity, blockCache: BlockCache(capacity: 8 << 20))
+        }
+    }
+
+    @Test func opensOnceAndStaysBounded() throws {
+        let store = try Store(tables: 60)
+        let cache = store.cache(capacity: 100)
+        for _ in 0..<3 {
+            for file in store.files {
+                let table = try cache.table(file)
+                #expect(try table.newest([UInt8(file.number), 5])?.value == [UInt8(file.number)])
+                #expect(table.metadata().smallest == file.smallest && table.metadata().largest == file.largest)
+            }
+        }
+        #expect(store.storage.calls(.open) == 60)
+        #expect(cache.openCount == 60)
+        let small = store.cache(capacity: 16)
+        for file in store.files { _ = try small.table(file) }
+        #expect(small.openCount <= 16)
+    }
+
+    @Test func evictedTablesCloseWhenLetGo() throws {
+        let store = try Store(tables: 2)
+        let cache = store.cache(capacity: 16)
+        weak var weakTable: Table?
+        do {
+            let table = try cache.table(store.files[0])
+            weakTable = table
+            cache.evict(number: 1)
+            cache.evict(number: 77)
+            #expect(try table.newest([1, 1])?.value == [1])
+        }
+        #expect(weakTable == nil)
+        #expect(cache.openCount == 0)
+    }
+
+    @Test func faultsSurfaceAsTypedErrors() throws {
+        let store = try Store(tables: 1)
+        let cache = store.cache(capacity: 16)
+        store.storage.fail(.open, code: EMFILE)
+        #expect(throws: EngineError.io(operation: "open", path: store.layout.table(1), code: EMFILE)) {
+            try cache.table(store.files[0])
+        }
+        store.storage.fail(.read, code: EIO)
+        #expect(throws: EngineError.io(operation: "read", path: store.layout.table(1), code: EIO)) {
+            try cache.table(store.files[0])
+        }
+        store.storage.cutShort(.read)
+        #expect(throws: EngineError.self) { try cache.table(store.files[0]) }
+        let table = try cache.table(store.files[0])
+        store.storage.fail(.read, times: .max)
+        #expect(throws: EngineError.self) { try table.newest([1, 1]) }
+        #expect(throws: EngineError.self) { try table.makeIterator().seekToFirst() }
+        store.storage.heal()
+        #expect(try table.newest([1, 1])?.value == [1])
+    }
+
+    @Test func wrongSizeIsCorruption() throws {
+        let store = try Store(tables: 1)
+        let cache = store.cache(capacity: 16)
+        let file = store.files[0]
+        let other = FileMetadata(
+            number: 1, size: file.size + 1, smallest: file.smallest, largest: file.largest, smallestSequence: 1,
+            largestSequence: 1, entryCount: 100, deletionCount: 0, rangeTombstoneCount: 0)
+        #expect(throws: EngineError.self) { try cache.table(other) }
+    }
+
+    /// A builder passes on what its file throws, wherever it happens.
+    @Test func builderReportsEveryFailure() throws {
+        let directory = try TemporaryDirectory()
+        let storage = FaultyStorage()
+        var call = 1
+        var failures = 0
+        while true {
+            storage.heal()
+            storage.fail(.append, at: call, code: ENOSPC)
+            let file = try storage.create(directory.path + "/t")
+            var generator = SeededRandom(5)
+            let builder = TableBuilder(file: file, number: 1, options: TableOptions())
+            do throws(EngineError) {
+                for number in 0..<UInt64(40) {
+                    let key = withUnsafeBytes(of: number.bigEndian, Array.init)
+                    let entry = TableEntry(
+                        key: key, trailer: Trailer(sequence: 1, kind: .put), value: generator.bytes(3000))
+                    try builder.add(entry)
+                }
+                _ = try builder.finish()
+                break
+            } catch {
+                #expect(error.posixCode == ENOSPC)
+                failures += 1
+            }
+            call += 1
+        }
+        #expect(failures > 10)
+        storage.heal()
+        storage.fail(.sync)
+        let builder = TableBuilder(file: try storage.create(directory.path + "/t"), number: 1, options: TableOptions())
+        try builder.add(TableEntry(key: [1], trailer: Trailer(sequence: 1, kind: .put), value: []))
+        #expect(throws: EngineError.self) { try builder.finish() }
+    }
+
+    @Test func concurrentReadersAgree() throws {
+        let store = try Store(tables: 20)
+        let cache = store.cache(capacity: 16)
+        let wrong = Atomic<Int>(0)
+        let files = store.files
+        DispatchQueue.concurrentPerform(iterations: 4) { thread in
+            var generator = SeededRandom(UInt64(thread))
+            for _ in 0..<2000 {
+                let file = files[Int.random(in: files.indices, using: &generator)]
+                let low = UInt8.random(in: 0..<120, using: &generator)
+                do throws(EngineError) {
+                    let table = try cache.table(file)
+                    let value = try table.newest([UInt8(file.number), low])?.value
+                    if value != (low < 100 ? [UInt8(file.number)] : nil) { wrong.add(1, ordering: .relaxed) }
+                    let iterator = table.makeIterator()
+                    try iterator.seek(InternalKey(userKey: [UInt8(file.number), low], trailer: .first))
+                    if iterator.isValid != (low < 100) { wrong.add(1, ordering: .relaxed) }
+                } catch {
+                    wrong.add(1, ordering: .relaxed)
+                }
+            }
+        }
+        #expect(wrong.load(ordering: .relaxed) == 0)
+    }
+}
