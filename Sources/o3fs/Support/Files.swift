@@ -1,0 +1,66 @@
+import Glibc
+
+/// The few file operations that commands need.
+enum Files {
+    /// Names of the entries of a directory, without "." and "..", in no order.
+    static func list(_ path: String) throws(CommandError) -> [String] {
+        guard let directory = opendir(path) else { throw CommandError("list \(path)", errno: errno) }
+        defer { closedir(directory) }
+        var names: [String] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names
+    }
+
+    /// Whether a store may be made at this path without touching anything.
+    static func isMissingOrEmptyDirectory(_ path: String) -> Bool {
+        if access(path, F_OK) != 0 { return errno == ENOENT }
+        return (try? list(path))?.isEmpty ?? false
+    }
+
+    /// Deletes a file, or a directory with everything in it; symbolic links are not followed.
+    static func removeTree(_ path: String) throws(CommandError) {
+        var info = stat()
+        guard lstat(path, &info) == 0 else { throw CommandError("delete \(path)", errno: errno) }
+        if info.st_mode & S_IFMT == S_IFDIR {
+            for name in try list(path) { try removeTree(path + "/" + name) }
+            guard rmdir(path) == 0 else { throw CommandError("delete \(path)", errno: errno) }
+        } else {
+            guard unlink(path) == 0 else { throw CommandError("delete \(path)", errno: errno) }
+        }
+    }
+
+    /// An absolute path without "." and symbolic links, also for one whose last component cannot be
+    /// reached (a mountpoint whose daemon is dead) or does not exist.
+    static func absolute(_ path: String) -> String {
+        if let whole = resolved(path) { return whole }
+        var trimmed = path
+        while trimmed.count > 1, trimmed.hasSuffix("/") { trimmed.removeLast() }
+        let slash = trimmed.lastIndex(of: "/")
+        let parent = slash.map { String(trimmed[..<$0]) } ?? "."
+        let name = slash.map { String(trimmed[trimmed.index(after: $0)...]) } ?? trimmed
+        guard let base = resolved(parent.isEmpty ? "/" : parent) else { return trimmed }
+        return base == "/" ? "/" + name : base + "/" + name
+    }
+
+    private static func resolved(_ path: String) -> String? {
+        guard let found = realpath(path, nil) else { return nil }
+        defer { free(found) }
+        return String(cString: found)
+    }
+}
+
+/// Gives the processor away for a moment (a tenth of a millisecond), where a wait is rare and short.
+func usleepShort() { usleep(100) }
+
+/// Whether two byte strings are the same.
+func compareBytes(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> Bool {
+    guard left.count == right.count, let a = left.baseAddress, let b = right.baseAddress else {
+        return left.count == right.count
+    }
+    return memcmp(a, b, left.count) == 0
+}
