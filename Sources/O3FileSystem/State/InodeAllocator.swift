@@ -16,14 +16,14 @@ final class InodeAllocator: Sendable {
 
     private let state: Mutex<State>
     private let store: any KeyValueStore
-    /// Every number below this one was, or may have been, given out before the store was opened.
-    let firstNew: InodeNumber
 
     init(_ superblock: Superblock, store: any KeyValueStore) {
         state = Mutex(State(next: superblock.nextInode, superblock: superblock))
         self.store = store
-        firstNew = superblock.nextInode
     }
+
+    /// No number from here on is in use.
+    var limit: InodeNumber { state.withLock { $0.superblock.nextInode } }
 
     func allocate() throws(FileSystemError) -> InodeNumber {
         try state.withLock { (state) throws(FileSystemError) -> InodeNumber in
