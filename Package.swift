@@ -39,7 +39,7 @@ let package = Package(
 
         .testTarget(name: "O3LSMTests", dependencies: ["O3LSM", "CSystem"]),
         .testTarget(name: "O3FileSystemTests", dependencies: ["O3FileSystem", "O3LSM"]),
-        .testTarget(name: "FUSETests", dependencies: ["FUSE"]),
+        .testTarget(name: "FUSETests", dependencies: ["FUSE", "CSystem"]),
         .testTarget(name: "o3fsTests", dependencies: ["o3fs"]),
     ],
     swiftLanguageModes: [.v6]

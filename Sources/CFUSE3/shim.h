@@ -3,3 +3,5 @@
 // two modules that disagree on it disagree on `struct flock`.
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
+// The kernel's own message layouts: for directory replies, and for the flags that libfuse 3.14 hides.
+#include <linux/fuse.h>

@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -36,6 +37,7 @@ int o3_pidfd_open(int32_t pid) {
 }
 void o3_set_thread_name(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 int o3_set_parent_death_signal(int signal) { return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) == -1 ? -errno : 0; }
+int o3_setfsuid(uint32_t uid) { return setfsuid(uid); }
 
 int o3_fallocate(int fd, int mode, int64_t offset, int64_t length) {
     return fallocate(fd, mode, offset, length) == -1 ? -errno : 0;
@@ -43,6 +45,7 @@ int o3_fallocate(int fd, int mode, int64_t offset, int64_t length) {
 int o3_sync_file_range(int fd, int64_t offset, int64_t length) {
     return sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE) == -1 ? -errno : 0;
 }
+int o3_syncfs(int fd) { return syncfs(fd) == -1 ? -errno : 0; }
 int o3_renameat2(const char *from, const char *to, uint32_t flags) {
     return renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) == -1 ? -errno : 0;
 }

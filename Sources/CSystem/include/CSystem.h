@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/xattr.h>
 #include <time.h>
 
 // MARK: Constants hidden behind _GNU_SOURCE
@@ -39,11 +40,16 @@ static inline void o3_cpu_relax(void) {
 #endif
 }
 
+/// The calling thread's user for file access from now on; returns the one before.
+int o3_setfsuid(uint32_t uid);
+
 // MARK: Files. Each returns 0 (or a count), or -errno.
 
 int o3_fallocate(int fd, int mode, int64_t offset, int64_t length);
 /// Starts writing the range back to storage without waiting for it.
 int o3_sync_file_range(int fd, int64_t offset, int64_t length);
+/// Everything of the file system that `fd` lies on survives power loss on return.
+int o3_syncfs(int fd);
 int o3_renameat2(const char *from, const char *to, uint32_t flags);
 int64_t o3_getrandom(void *buffer, size_t length);
 
