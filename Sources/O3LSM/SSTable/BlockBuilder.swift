@@ -2,15 +2,19 @@
 ///
 /// An entry holds the length of the user-key prefix it shares with the entry before it, the length of
 /// the rest, the length of the value, the rest of the user key, eight bytes of trailer, the value.
-/// Every `restartInterval` entries the prefix is empty: a restart point, where a search can begin.
+/// Every `restartInterval` entries, or earlier when they are large, the prefix is empty: a restart
+/// point, where a search can begin.
 /// The offsets of the restart points, and their count, end the block (LevelDB's layout, with the
 /// trailer outside of the shared prefix, so that the search need not rebuild keys).
 struct BlockBuilder: ~Copyable {
     private var buffer: ByteBuffer
     private var restarts: [UInt32] = []
     private var sinceRestart = 0
+    private var lastRestart = 0
     private let restartInterval: Int
     private(set) var entryCount = 0
+    /// Between entries larger than this, a search would walk memory for a prefix of a few bytes.
+    private static let restartBytes = 1024
 
     init(restartInterval: Int, capacity: Int) {
         self.restartInterval = max(1, restartInterval)
@@ -22,19 +26,15 @@ struct BlockBuilder: ~Copyable {
     /// Bytes of the block if it were finished now.
     var size: Int { buffer.count + restarts.count * 4 + 4 }
 
-    /// Whether the block has room for offsets of 32 bits after an entry of this size.
-    func hasRoom(keyBytes: Int, valueBytes: Int) -> Bool {
-        size + keyBytes + valueBytes + 64 < TableFormat.maximumBlockBytes
-    }
-
     /// Appends an entry that sorts after all others of the block. `shared`: bytes of prefix that the
     /// user key has in common with the one before it.
     mutating func add(
         _ userKey: UnsafeRawBufferPointer, _ trailer: Trailer, _ value: UnsafeRawBufferPointer, shared: Int
     ) {
         var shared = shared
-        if sinceRestart == 0 || sinceRestart >= restartInterval {
-            restarts.append(UInt32(buffer.count))
+        if sinceRestart == 0 || sinceRestart >= restartInterval || buffer.count - lastRestart >= Self.restartBytes {
+            lastRestart = buffer.count
+            restarts.append(UInt32(lastRestart))
             sinceRestart = 0
             shared = 0
         }

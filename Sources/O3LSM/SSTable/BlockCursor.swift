@@ -46,7 +46,7 @@ struct BlockCursor: ~Copyable {
     mutating func seek(_ userKey: UnsafeRawBufferPointer, _ target: Trailer) throws(EngineError) {
         offset = -1
         guard let block, block.restartCount > 0 else { return }
-        try start(block, at: block.restart(try block.lastRestart(before: userKey, target)))
+        try start(block, at: block.restart(block.lastRestart(before: userKey, target)))
         while compareInternal(key.bytes, trailer, userKey, target) < 0 {
             guard nextOffset < block.entriesEnd else {
                 offset = -1
@@ -100,15 +100,14 @@ struct BlockCursor: ~Copyable {
     /// Reads the entry at `position`; `key` holds the key of the entry before it.
     @inline(__always)
     private mutating func parse(_ block: Block, at position: Int) throws(EngineError) {
-        guard let entry = BlockEntry(block.base, at: position, limit: block.entriesEnd), entry.shared <= key.count else {
+        let entry = BlockEntry(block.base, at: position, limit: block.entriesEnd)
+        guard entry.isWhole, entry.shared <= key.count else {
             offset = -1
             throw block.damaged(at: position)
         }
         key.truncate(to: entry.shared)
         key.append(UnsafeRawBufferPointer(start: block.base + entry.keyOffset, count: entry.unshared))
-        trailer = Trailer(
-            rawValue: UInt64(
-                littleEndian: block.base.loadUnaligned(fromByteOffset: entry.trailerOffset, as: UInt64.self)))
+        trailer = entry.trailer(in: block.base)
         offset = position
         nextOffset = entry.end
         valueOffset = entry.valueOffset

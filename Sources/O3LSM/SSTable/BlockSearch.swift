@@ -19,16 +19,15 @@ extension Block {
     func search(_ key: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) -> BlockSearchResult {
         var result = BlockSearchResult()
         guard restartCount > 0 else { return result }
-        var offset = restart(try lastRestart(before: key, trailer))
+        var offset = restart(lastRestart(before: key, trailer))
         let base = self.base
         let limit = entriesEnd
         /// Bytes of the target's prefix that the entry before has too.
         var matched = 0
         var previousCount = 0
         while offset < limit {
-            guard let entry = BlockEntry(base, at: offset, limit: limit), entry.shared <= previousCount else {
-                throw damaged(at: offset)
-            }
+            let entry = BlockEntry(base, at: offset, limit: limit)
+            guard entry.isWhole, entry.shared <= previousCount else { throw damaged(at: offset) }
             previousCount = entry.shared + entry.unshared
             offset = entry.end
             if entry.shared > matched { continue }
@@ -38,9 +37,7 @@ extension Block {
             if let target = key.baseAddress {
                 common = commonPrefixLength(stored, target + entry.shared, min(entry.unshared, rest))
             }
-            let entryTrailer = Trailer(
-                rawValue: UInt64(
-                    littleEndian: base.loadUnaligned(fromByteOffset: entry.trailerOffset, as: UInt64.self)))
+            let entryTrailer = entry.trailer(in: base)
             if common == entry.unshared {
                 let isSameKey = common == rest
                 if !isSameKey || entryTrailer.rawValue > trailer.rawValue {
@@ -59,26 +56,5 @@ extension Block {
             return result
         }
         return result
-    }
-
-    /// The index of the last restart point whose entry sorts before the target, or 0. The block has
-    /// restart points.
-    @inline(__always)
-    func lastRestart(before key: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) -> Int {
-        var low = 0
-        var high = restartCount - 1
-        while low < high {
-            let middle = (low + high + 1) >> 1
-            let offset = restart(middle)
-            guard let entry = BlockEntry(base, at: offset, limit: entriesEnd), entry.shared == 0 else {
-                throw damaged(at: offset, "a restart point within the block")
-            }
-            let entryKey = UnsafeRawBufferPointer(start: base + entry.keyOffset, count: entry.unshared)
-            let entryTrailer = Trailer(
-                rawValue: UInt64(
-                    littleEndian: base.loadUnaligned(fromByteOffset: entry.trailerOffset, as: UInt64.self)))
-            if compareInternal(entryKey, entryTrailer, key, trailer) < 0 { low = middle } else { high = middle - 1 }
-        }
-        return low
     }
 }
