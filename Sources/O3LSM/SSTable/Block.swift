@@ -37,7 +37,11 @@ final class Block: @unchecked Sendable {
     /// Takes ownership of `memory`, which was allocated with `Block.alignment`, whatever it throws.
     /// Checks that the restart points lie within the block and begin with whole keys.
     init(
-        adopting memory: UnsafeMutableRawPointer, count: Int, allocated: Int, kind: Kind, file: String,
+        adopting memory: UnsafeMutableRawPointer,
+        count: Int,
+        allocated: Int,
+        kind: Kind,
+        file: String,
         fileOffset: UInt64
     ) throws(EngineError) {
         let layout = kind == .entries ? RestartLayout(memory, count) : RestartLayout.none
@@ -85,7 +89,8 @@ final class Block: @unchecked Sendable {
             let first = BlockEntry(base, at: 0, limit: entriesEnd)
             let order = compareKeys(
                 UnsafeRawBufferPointer(rebasing: key.prefix(prefixCount)),
-                UnsafeRawBufferPointer(start: base + first.keyOffset, count: prefixCount))
+                UnsafeRawBufferPointer(start: base + first.keyOffset, count: prefixCount)
+            )
             if order != 0 { return order < 0 ? 0 : restartCount - 1 }
         }
         let head = RestartPoint.head(key, skipping: prefixCount)
@@ -113,7 +118,10 @@ final class Block: @unchecked Sendable {
     @inline(never)
     func damaged(at offset: Int, _ expected: String = "an entry within the block") -> EngineError {
         .corruption(
-            file: file, offset: fileOffset, expected: expected,
-            found: "bytes that make none at offset \(offset) of the block's \(count)")
+            file: file,
+            offset: fileOffset,
+            expected: expected,
+            found: "bytes that make none at offset \(offset) of the block's \(count)"
+        )
     }
 }

@@ -29,7 +29,10 @@ struct BlockBuilder: ~Copyable {
     /// Appends an entry that sorts after all others of the block. `shared`: bytes of prefix that the
     /// user key has in common with the one before it.
     mutating func add(
-        _ userKey: UnsafeRawBufferPointer, _ trailer: Trailer, _ value: UnsafeRawBufferPointer, shared: Int
+        _ userKey: UnsafeRawBufferPointer,
+        _ trailer: Trailer,
+        _ value: UnsafeRawBufferPointer,
+        shared: Int
     ) {
         var shared = shared
         if sinceRestart == 0 || sinceRestart >= restartInterval || buffer.count - lastRestart >= Self.restartBytes {

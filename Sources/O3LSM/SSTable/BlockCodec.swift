@@ -19,7 +19,10 @@ struct BlockEncoder: ~Copyable {
     /// Appends the block to `file`, whose size so far is `offset`. LZ4 is kept only where it saves an
     /// eighth: below that, reading raw costs less than decompressing.
     mutating func write(
-        _ contents: UnsafeRawBufferPointer, compress: Bool, to file: any WritableFile, at offset: UInt64
+        _ contents: UnsafeRawBufferPointer,
+        compress: Bool,
+        to file: any WritableFile,
+        at offset: UInt64
     ) throws(EngineError) -> BlockHandle {
         var payload = contents
         var type = BlockCompression.none
@@ -64,18 +67,25 @@ func blockChecksum(_ payload: UnsafeRawBufferPointer, _ type: UInt8) -> UInt32 {
 enum BlockDecoder {
     /// Reads one block of a file. `handle` was checked to lie within the file.
     static func read(
-        _ handle: BlockHandle, kind: Block.Kind, from file: any ReadableFile
+        _ handle: BlockHandle,
+        kind: Block.Kind,
+        from file: any ReadableFile
     ) throws(EngineError) -> Block {
         let stored = handle.storedBytes
         let memory = UnsafeMutableRawPointer.allocate(byteCount: stored, alignment: Block.alignment)
         var isOwned = true
         defer { if isOwned { memory.deallocate() } }
         let count = try file.read(
-            at: handle.offset, into: UnsafeMutableRawBufferPointer(start: memory, count: stored))
+            at: handle.offset,
+            into: UnsafeMutableRawBufferPointer(start: memory, count: stored)
+        )
         guard count == stored else {
             throw .corruption(
-                file: file.path, offset: handle.offset, expected: "a block of \(stored) bytes",
-                found: "the end of the file after \(count)")
+                file: file.path,
+                offset: handle.offset,
+                expected: "a block of \(stored) bytes",
+                found: "the end of the file after \(count)"
+            )
         }
         let bytes = UnsafeRawBufferPointer(start: memory, count: stored)
         let payload = UnsafeRawBufferPointer(rebasing: bytes.prefix(Int(handle.size)))
@@ -83,8 +93,13 @@ enum BlockDecoder {
         case .none:
             isOwned = false
             return try Block(
-                adopting: memory, count: payload.count, allocated: stored, kind: kind, file: file.path,
-                fileOffset: handle.offset)
+                adopting: memory,
+                count: payload.count,
+                allocated: stored,
+                kind: kind,
+                file: file.path,
+                fileOffset: handle.offset
+            )
         case .lz4:
             return try unpack(payload, handle, kind, file.path)
         }
@@ -92,7 +107,10 @@ enum BlockDecoder {
 
     /// Makes a block of its own from stored bytes (trailer included) that lie in a larger buffer.
     static func decode(
-        _ stored: UnsafeRawBufferPointer, _ handle: BlockHandle, kind: Block.Kind, file: String
+        _ stored: UnsafeRawBufferPointer,
+        _ handle: BlockHandle,
+        kind: Block.Kind,
+        file: String
     ) throws(EngineError) -> Block {
         let type = try checkTrailer(stored, handle, file)
         let payload = UnsafeRawBufferPointer(rebasing: stored.prefix(Int(handle.size)))
@@ -100,13 +118,20 @@ enum BlockDecoder {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: payload.count, alignment: Block.alignment)
         if let source = payload.baseAddress { memcpy(memory, source, payload.count) }
         return try Block(
-            adopting: memory, count: payload.count, allocated: payload.count, kind: kind, file: file,
-            fileOffset: handle.offset)
+            adopting: memory,
+            count: payload.count,
+            allocated: payload.count,
+            kind: kind,
+            file: file,
+            fileOffset: handle.offset
+        )
     }
 
     /// `stored` holds exactly `handle.storedBytes`.
     private static func checkTrailer(
-        _ stored: UnsafeRawBufferPointer, _ handle: BlockHandle, _ file: String
+        _ stored: UnsafeRawBufferPointer,
+        _ handle: BlockHandle,
+        _ file: String
     ) throws(EngineError) -> BlockCompression {
         let size = Int(handle.size)
         let type = stored[size]
@@ -114,18 +139,28 @@ enum BlockDecoder {
         let found = blockChecksum(UnsafeRawBufferPointer(rebasing: stored.prefix(size)), type)
         guard expected == found else {
             throw .corruption(
-                file: file, offset: handle.offset, expected: "block checksum \(hexadecimal(UInt64(expected)))",
-                found: hexadecimal(UInt64(found)))
+                file: file,
+                offset: handle.offset,
+                expected: "block checksum \(hexadecimal(UInt64(expected)))",
+                found: hexadecimal(UInt64(found))
+            )
         }
         guard let compression = BlockCompression(rawValue: type) else {
             throw .corruption(
-                file: file, offset: handle.offset, expected: "a known compression", found: "compression \(type)")
+                file: file,
+                offset: handle.offset,
+                expected: "a known compression",
+                found: "compression \(type)"
+            )
         }
         return compression
     }
 
     private static func unpack(
-        _ payload: UnsafeRawBufferPointer, _ handle: BlockHandle, _ kind: Block.Kind, _ file: String
+        _ payload: UnsafeRawBufferPointer,
+        _ handle: BlockHandle,
+        _ kind: Block.Kind,
+        _ file: String
     ) throws(EngineError) -> Block {
         var reader = ByteReader(payload)
         // LZ4 expands by less than 255; what claims more is not worth allocating for.
@@ -133,21 +168,35 @@ enum BlockDecoder {
             size <= UInt64(payload.count) * 255, let source = payload.baseAddress
         else {
             throw .corruption(
-                file: file, offset: handle.offset, expected: "the decompressed size of an LZ4 block",
-                found: "a size that its \(payload.count) bytes cannot have")
+                file: file,
+                offset: handle.offset,
+                expected: "the decompressed size of an LZ4 block",
+                found: "a size that its \(payload.count) bytes cannot have"
+            )
         }
         let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size), alignment: Block.alignment)
         let count = LZ4_decompress_safe(
             (source + reader.offset).assumingMemoryBound(to: CChar.self),
-            memory.assumingMemoryBound(to: CChar.self), Int32(payload.count - reader.offset), Int32(size))
+            memory.assumingMemoryBound(to: CChar.self),
+            Int32(payload.count - reader.offset),
+            Int32(size)
+        )
         guard count == Int32(size) else {
             memory.deallocate()
             throw .corruption(
-                file: file, offset: handle.offset, expected: "an LZ4 block of \(size) bytes",
-                found: count < 0 ? "malformed LZ4" : "one of \(count) bytes")
+                file: file,
+                offset: handle.offset,
+                expected: "an LZ4 block of \(size) bytes",
+                found: count < 0 ? "malformed LZ4" : "one of \(count) bytes"
+            )
         }
         return try Block(
-            adopting: memory, count: Int(size), allocated: Int(size), kind: kind, file: file,
-            fileOffset: handle.offset)
+            adopting: memory,
+            count: Int(size),
+            allocated: Int(size),
+            kind: kind,
+            file: file,
+            fileOffset: handle.offset
+        )
     }
 }

@@ -18,7 +18,10 @@ struct IndexCursor: ~Copyable {
 
     /// To the block that would hold the first entry at or after the target.
     mutating func seek(
-        _ key: UnsafeRawBufferPointer, _ trailer: Trailer, in table: Table, fillCache: Bool
+        _ key: UnsafeRawBufferPointer,
+        _ trailer: Trailer,
+        in table: Table,
+        fillCache: Bool
     ) throws(EngineError) {
         guard try open(table, fillCache) else { return }
         try top.seek(key, trailer)

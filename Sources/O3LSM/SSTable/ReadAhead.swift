@@ -31,7 +31,9 @@ struct ReadAhead: ~Copyable {
     /// The stored bytes of the block (trailer included), valid until the next call; nil when the block
     /// is better read alone. The data blocks of the file lie in `TableFormat.headerBytes ..< dataEnd`.
     mutating func stored(
-        _ handle: BlockHandle, in file: any ReadableFile, dataEnd: UInt64
+        _ handle: BlockHandle,
+        in file: any ReadableFile,
+        dataEnd: UInt64
     ) throws(EngineError) -> UnsafeRawBufferPointer? {
         if let slice = slice(handle) { return slice }
         let isForward = handle.offset == lastEnd
@@ -51,7 +53,9 @@ struct ReadAhead: ~Copyable {
         buffer.truncate(to: 0)
         buffer.reserve(Int(end - start))
         let count = try file.read(
-            at: start, into: UnsafeMutableRawBufferPointer(start: buffer.base, count: Int(end - start)))
+            at: start,
+            into: UnsafeMutableRawBufferPointer(start: buffer.base, count: Int(end - start))
+        )
         buffer.setCount(count)
         bufferOffset = start
         if !isBackward, window >= Self.prefetchWindow { file.prefetch(at: end, length: window) }

@@ -68,7 +68,9 @@ struct RestartLayout {
             // The keys between share what the first and the last one share, in a block that is in order.
             guard let key = key(index), key.count >= prefixCount else { return }
             let point = RestartPoint(
-                head: RestartPoint.head(key, skipping: prefixCount), offset: UInt32(offset(index)))
+                head: RestartPoint.head(key, skipping: prefixCount),
+                offset: UInt32(offset(index))
+            )
             (points + index).initialize(to: point)
         }
         isSound = true

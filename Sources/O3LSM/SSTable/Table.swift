@@ -26,7 +26,9 @@ final class Table: Sendable {
     ///   - cache: nil for readers that go through the table once.
     /// - Throws: `.corruption`, `.unsupportedFormat`, or what the file throws.
     static func open(
-        _ file: any ReadableFile, number: UInt64, cache: BlockCache?
+        _ file: any ReadableFile,
+        number: UInt64,
+        cache: BlockCache?
     ) throws(EngineError) -> Table {
         let opener = try TableOpener(file)
         let footer = opener.footer
@@ -34,8 +36,11 @@ final class Table: Sendable {
         let tombstones = try opener.tombstones()
         guard UInt64(tombstones.count) == properties.rangeTombstoneCount else {
             throw .corruption(
-                file: file.path, offset: footer.tombstones.offset,
-                expected: "\(properties.rangeTombstoneCount) range tombstones", found: "\(tombstones.count)")
+                file: file.path,
+                offset: footer.tombstones.offset,
+                expected: "\(properties.rangeTombstoneCount) range tombstones",
+                found: "\(tombstones.count)"
+            )
         }
         var index: Block?
         if !footer.index.isNone { index = try opener.block(footer.index, .entries) }
@@ -47,8 +52,13 @@ final class Table: Sendable {
     }
 
     private init(
-        _ file: any ReadableFile, _ number: UInt64, _ cache: BlockCache?, _ footer: TableFooter,
-        _ properties: TableProperties, _ tombstones: FragmentedTombstones, _ index: Block?
+        _ file: any ReadableFile,
+        _ number: UInt64,
+        _ cache: BlockCache?,
+        _ footer: TableFooter,
+        _ properties: TableProperties,
+        _ tombstones: FragmentedTombstones,
+        _ index: Block?
     ) {
         self.file = file
         self.number = number
@@ -137,8 +147,11 @@ final class Table: Sendable {
         guard let block = cache?.lookup(file: number, offset: handle.offset, touch: touch) else { return nil }
         guard block.kind == kind else {
             throw .corruption(
-                file: file.path, offset: handle.offset, expected: "a block of \(kind)",
-                found: "an index that names one of \(block.kind)")
+                file: file.path,
+                offset: handle.offset,
+                expected: "a block of \(kind)",
+                found: "an index that names one of \(block.kind)"
+            )
         }
         return block
     }
@@ -152,14 +165,16 @@ final class Table: Sendable {
     func dataHandle(_ index: Block, _ place: BlockSearchResult) throws(EngineError) -> BlockHandle {
         try handle(
             UnsafeRawBufferPointer(start: index.base + place.valueOffset, count: place.valueCount),
-            within: properties.dataEnd)
+            within: properties.dataEnd
+        )
     }
 
     @inline(__always)
     private func leafHandle(_ index: Block, _ place: BlockSearchResult) throws(EngineError) -> BlockHandle {
         try handle(
             UnsafeRawBufferPointer(start: index.base + place.valueOffset, count: place.valueCount),
-            within: footer.index.offset)
+            within: footer.index.offset
+        )
     }
 
     /// Parses a handle and checks that its block ends before `limit`.
@@ -173,8 +188,11 @@ final class Table: Sendable {
     private func badHandle(_ bytes: UnsafeRawBufferPointer, _ limit: UInt64) -> EngineError {
         let found = BlockHandle.decode(bytes).map { "offset \($0.offset), size \($0.size)" } ?? "no handle"
         return .corruption(
-            file: file.path, offset: footer.index.offset, expected: "an index that names blocks before \(limit)",
-            found: found)
+            file: file.path,
+            offset: footer.index.offset,
+            expected: "an index that names blocks before \(limit)",
+            found: found
+        )
     }
 
     /// nil: none, damaged, or too large to be kept, when reading it each time would cost more than it saves.

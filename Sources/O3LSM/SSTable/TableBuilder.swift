@@ -30,7 +30,10 @@ final class TableBuilder {
         self.number = number
         self.options = options
         encoder = BlockEncoder(options.compression)
-        block = BlockBuilder(restartInterval: options.restartInterval, capacity: options.blockSize + options.blockSize / 4)
+        block = BlockBuilder(
+            restartInterval: options.restartInterval,
+            capacity: options.blockSize + options.blockSize / 4
+        )
         index = IndexBuilder(blockSize: options.indexBlockSize)
         properties.compression = options.compression
         properties.smallestSequence = .max
@@ -48,7 +51,9 @@ final class TableBuilder {
     /// Appends a put or a delete that sorts after all before it. Throws `.invalidArgument` when it
     /// does not, and what the file throws.
     func add(
-        _ userKey: UnsafeRawBufferPointer, _ trailer: Trailer, _ value: UnsafeRawBufferPointer
+        _ userKey: UnsafeRawBufferPointer,
+        _ trailer: Trailer,
+        _ value: UnsafeRawBufferPointer
     ) throws(EngineError) {
         guard let kind = trailer.kind, kind != .rangeDelete else {
             throw .invalidArgument("a table entry is a put or a delete, not kind \(trailer.rawValue & 0xff)")
@@ -106,7 +111,8 @@ final class TableBuilder {
 
     /// How much of the last user key the new one shares, and whether it is another one.
     private func compareToLast(
-        _ userKey: UnsafeRawBufferPointer, _ trailer: Trailer
+        _ userKey: UnsafeRawBufferPointer,
+        _ trailer: Trailer
     ) throws(EngineError) -> (shared: Int, isNewKey: Bool) {
         let limit = min(lastKey.count, userKey.count)
         var shared = 0
@@ -127,7 +133,9 @@ final class TableBuilder {
     /// The shortest key that separates two user keys is what the second one needs to differ from the
     /// first; two entries of one user key can only be separated by the first of them.
     private func indexPendingBlock(
-        before userKey: UnsafeRawBufferPointer, shared: Int, _ isNewKey: Bool
+        before userKey: UnsafeRawBufferPointer,
+        shared: Int,
+        _ isNewKey: Bool
     ) throws(EngineError) {
         let separator =
             isNewKey
@@ -157,7 +165,9 @@ final class TableBuilder {
         var largest = firstKey.map { _ in InternalKey(lastKey.bytes, lastTrailer) }
         for tombstone in tombstones {
             let begin = InternalKey(
-                userKey: tombstone.begin, trailer: Trailer(sequence: tombstone.sequence, kind: .rangeDelete))
+                userKey: tombstone.begin,
+                trailer: Trailer(sequence: tombstone.sequence, kind: .rangeDelete)
+            )
             let end = InternalKey(userKey: tombstone.end, trailer: .first)
             smallest = smallest.map { min($0, begin) } ?? begin
             largest = largest.map { max($0, end) } ?? end

@@ -30,8 +30,11 @@ final class TableCache: Sendable {
         let opened = try storage.openForReading(path)
         guard opened.size == file.size else {
             throw .corruption(
-                file: path, offset: min(opened.size, file.size), expected: "a table of \(file.size) bytes",
-                found: "\(opened.size) bytes")
+                file: path,
+                offset: min(opened.size, file.size),
+                expected: "a table of \(file.size) bytes",
+                found: "\(opened.size) bytes"
+            )
         }
         let table = try Table.open(opened, number: file.number, cache: blockCache)
         return shard.insert(table)

@@ -40,19 +40,30 @@ enum TableFormat {
     fileprivate static func checkMagic(_ found: UInt64, file: String, offset: UInt64) throws(EngineError) {
         guard found == magic else {
             throw .corruption(
-                file: file, offset: offset, expected: "the magic of a table, \(hexadecimal(magic))",
-                found: hexadecimal(found))
+                file: file,
+                offset: offset,
+                expected: "the magic of a table, \(hexadecimal(magic))",
+                found: hexadecimal(found)
+            )
         }
     }
 
     fileprivate static func checkChecksum(
-        _ bytes: UnsafeRawBufferPointer, _ count: Int, _ stored: UInt32, file: String, offset: UInt64, of what: String
+        _ bytes: UnsafeRawBufferPointer,
+        _ count: Int,
+        _ stored: UInt32,
+        file: String,
+        offset: UInt64,
+        of what: String
     ) throws(EngineError) {
         let computed = CRC32C.masked(CRC32C.checksum(UnsafeRawBufferPointer(rebasing: bytes.prefix(count))))
         guard computed == stored else {
             throw .corruption(
-                file: file, offset: offset, expected: "\(what) checksum \(hexadecimal(UInt64(stored)))",
-                found: hexadecimal(UInt64(computed)))
+                file: file,
+                offset: offset,
+                expected: "\(what) checksum \(hexadecimal(UInt64(stored)))",
+                found: hexadecimal(UInt64(computed))
+            )
         }
     }
 }
@@ -87,7 +98,9 @@ struct BlockHandle: Equatable, Sendable {
     @inline(__always)
     static func decode(_ bytes: UnsafeRawBufferPointer) -> BlockHandle? {
         var reader = ByteReader(bytes)
-        guard let offset = reader.readVarint(), let size = reader.readVarint(), reader.remaining == 0 else { return nil }
+        guard let offset = reader.readVarint(), let size = reader.readVarint(), reader.remaining == 0 else {
+            return nil
+        }
         return BlockHandle(offset: offset, size: size)
     }
 }
@@ -118,7 +131,9 @@ struct TableFooter: Equatable, Sendable {
 
     /// `offset` is where the footer begins: every block must end before it.
     static func decode(
-        _ bytes: UnsafeRawBufferPointer, file: String, offset: UInt64
+        _ bytes: UnsafeRawBufferPointer,
+        file: String,
+        offset: UInt64
     ) throws(EngineError) -> TableFooter {
         func corrupt(_ expected: String, _ found: String) -> EngineError {
             .corruption(file: file, offset: offset, expected: expected, found: found)
@@ -136,7 +151,13 @@ struct TableFooter: Equatable, Sendable {
         else { throw corrupt("a footer of \(TableFormat.footerBytes) bytes", "\(bytes.count) bytes") }
         try TableFormat.checkMagic(magic, file: file, offset: offset + UInt64(TableFormat.footerBytes - 8))
         try TableFormat.checkChecksum(
-            bytes, TableFormat.footerBytes - 12, checksum, file: file, offset: offset, of: "footer")
+            bytes,
+            TableFormat.footerBytes - 12,
+            checksum,
+            file: file,
+            offset: offset,
+            of: "footer"
+        )
         guard version == TableFormat.version else {
             throw .unsupportedFormat(file: file, found: version, supported: TableFormat.version)
         }

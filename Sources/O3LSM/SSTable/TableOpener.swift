@@ -13,13 +13,18 @@ struct TableOpener {
         let least = UInt64(TableFormat.headerBytes + TableFormat.footerBytes)
         guard file.size >= least else {
             throw .corruption(
-                file: file.path, offset: 0, expected: "a table of at least \(least) bytes", found: "\(file.size) bytes")
+                file: file.path,
+                offset: 0,
+                expected: "a table of at least \(least) bytes",
+                found: "\(file.size) bytes"
+            )
         }
         let tailOffset = file.size - min(file.size, Self.tailBytes)
         let footerOffset = file.size - UInt64(TableFormat.footerBytes)
         let tail = try Self.read(file, tailOffset, Int(file.size - tailOffset))
         let head =
-            tailOffset == 0 ? Array(tail.prefix(TableFormat.headerBytes)) : try Self.read(file, 0, TableFormat.headerBytes)
+            tailOffset == 0
+            ? Array(tail.prefix(TableFormat.headerBytes)) : try Self.read(file, 0, TableFormat.headerBytes)
         try head.withEngineBytes { (bytes) throws(EngineError) in
             try TableFormat.checkHeader(bytes, file: file.path)
         }
@@ -36,8 +41,11 @@ struct TableOpener {
         }
         guard properties.dataEnd >= UInt64(TableFormat.headerBytes), properties.dataEnd <= handle.offset else {
             throw .corruption(
-                file: file.path, offset: handle.offset, expected: "data that ends before the properties",
-                found: "data up to \(properties.dataEnd)")
+                file: file.path,
+                offset: handle.offset,
+                expected: "data that ends before the properties",
+                found: "data up to \(properties.dataEnd)"
+            )
         }
         return properties
     }
@@ -55,7 +63,11 @@ struct TableOpener {
             }
             result.append(
                 RangeTombstone(
-                    begin: [UInt8](cursor.userKey), end: [UInt8](cursor.value), sequence: cursor.trailer.sequence))
+                    begin: [UInt8](cursor.userKey),
+                    end: [UInt8](cursor.value),
+                    sequence: cursor.trailer.sequence
+                )
+            )
             try cursor.next()
         }
         return result
@@ -67,13 +79,18 @@ struct TableOpener {
         let start = Int(handle.offset - tailOffset)
         return try tail.withEngineBytes { (bytes) throws(EngineError) in
             try BlockDecoder.decode(
-                UnsafeRawBufferPointer(rebasing: bytes[start..<start + handle.storedBytes]), handle, kind: kind,
-                file: file.path)
+                UnsafeRawBufferPointer(rebasing: bytes[start..<start + handle.storedBytes]),
+                handle,
+                kind: kind,
+                file: file.path
+            )
         }
     }
 
     private static func read(
-        _ file: any ReadableFile, _ offset: UInt64, _ count: Int
+        _ file: any ReadableFile,
+        _ offset: UInt64,
+        _ count: Int
     ) throws(EngineError) -> [UInt8] {
         var failure: EngineError?
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
@@ -86,7 +103,11 @@ struct TableOpener {
         if let failure { throw failure }
         guard bytes.count == count else {
             throw .corruption(
-                file: file.path, offset: offset, expected: "\(count) bytes", found: "the end after \(bytes.count)")
+                file: file.path,
+                offset: offset,
+                expected: "\(count) bytes",
+                found: "the end after \(bytes.count)"
+            )
         }
         return bytes
     }

@@ -23,9 +23,16 @@ struct TableProperties: Equatable, Sendable {
     /// What the manifest needs to know of the table.
     func metadata(number: UInt64, size: UInt64) -> FileMetadata {
         FileMetadata(
-            number: number, size: size, smallest: smallest, largest: largest,
-            smallestSequence: smallestSequence, largestSequence: largestSequence,
-            entryCount: entryCount, deletionCount: deletionCount, rangeTombstoneCount: rangeTombstoneCount)
+            number: number,
+            size: size,
+            smallest: smallest,
+            largest: largest,
+            smallestSequence: smallestSequence,
+            largestSequence: largestSequence,
+            entryCount: entryCount,
+            deletionCount: deletionCount,
+            rangeTombstoneCount: rangeTombstoneCount
+        )
     }
 }
 
@@ -79,7 +86,9 @@ extension TableProperties {
 
     /// Throws `.corruption` for what is malformed, and for a field that every table has and this one lacks.
     static func decode(
-        _ bytes: UnsafeRawBufferPointer, file: String, offset: UInt64
+        _ bytes: UnsafeRawBufferPointer,
+        file: String,
+        offset: UInt64
     ) throws(EngineError) -> TableProperties {
         func corrupt(_ expected: String, _ found: String) -> EngineError {
             .corruption(file: file, offset: offset, expected: expected, found: found)

@@ -81,8 +81,11 @@ private struct VerifyingIndex {
             let separator = InternalKey(cursor.userKey, cursor.trailer)
             guard entries.last?.separator == separator else {
                 throw .corruption(
-                    file: table.file.path, offset: handle.offset, expected: "an index block up to its separator",
-                    found: "another last entry")
+                    file: table.file.path,
+                    offset: handle.offset,
+                    expected: "an index block up to its separator",
+                    found: "another last entry"
+                )
             }
             try cursor.next()
         }
@@ -96,8 +99,11 @@ private struct VerifyingIndex {
             let separator = InternalKey(cursor.userKey, cursor.trailer)
             if let last = entries.last?.separator, last >= separator {
                 throw .corruption(
-                    file: table.file.path, offset: block.fileOffset, expected: "separators in ascending order",
-                    found: "one that is not")
+                    file: table.file.path,
+                    offset: block.fileOffset,
+                    expected: "separators in ascending order",
+                    found: "one that is not"
+                )
             }
             entries.append((separator, try table.handle(cursor.value, within: table.properties.dataEnd)))
             try cursor.next()
@@ -134,7 +140,9 @@ private struct TableCount {
         found.rangeTombstoneCount += 1
         widen(tombstone.sequence)
         let begin = InternalKey(
-            userKey: tombstone.begin, trailer: Trailer(sequence: tombstone.sequence, kind: .rangeDelete))
+            userKey: tombstone.begin,
+            trailer: Trailer(sequence: tombstone.sequence, kind: .rangeDelete)
+        )
         let end = InternalKey(userKey: tombstone.end, trailer: .first)
         smallest = smallest.map { min($0, begin) } ?? begin
         largest = largest.map { max($0, end) } ?? end

@@ -98,7 +98,9 @@ import Testing
         for _ in 0..<2000 {
             let left = generator.bytes(Int.random(in: 0...40, using: &generator), alphabet: 0...1)
             var right = left
-            if !right.isEmpty, Bool.random(using: &generator) { right[Int.random(in: right.indices, using: &generator)] ^= 2 }
+            if !right.isEmpty, Bool.random(using: &generator) {
+                right[Int.random(in: right.indices, using: &generator)] ^= 2
+            }
             let expected = zip(left, right).prefix { $0 == $1 }.count
             left.withUnsafeBytes { a in
                 right.withUnsafeBytes { b in

@@ -11,7 +11,13 @@ import Testing
         memory.storeBytes(of: file, as: UInt64.self)
         memory.storeBytes(of: offset, toByteOffset: 8, as: UInt64.self)
         return try Block(
-            adopting: memory, count: bytes, allocated: bytes, kind: .raw, file: "memory", fileOffset: offset)
+            adopting: memory,
+            count: bytes,
+            allocated: bytes,
+            kind: .raw,
+            file: "memory",
+            fileOffset: offset
+        )
     }
 
     private func isRight(_ block: Block, _ file: UInt64, _ offset: UInt64) -> Bool {
@@ -51,7 +57,9 @@ import Testing
                     continue
                 }
                 var size = Int.random(in: 16...20_000, using: &generator)
-                if Int.random(in: 0..<100, using: &generator) == 0 { size = Int.random(in: 16...(6 << 20), using: &generator) }
+                if Int.random(in: 0..<100, using: &generator) == 0 {
+                    size = Int.random(in: 16...(6 << 20), using: &generator)
+                }
                 let inserted = cache.insert(try block(1, offset, bytes: size), file: 1, offset: offset)
                 #expect(isRight(inserted, 1, offset))
                 #expect(cache.statistics.usedBytes <= capacity)

@@ -8,7 +8,10 @@ import Testing
     }
 
     private func falsePositives(
-        keys: Int, bitsPerKey: Int, prefix: String, probes: UInt64 = 100_000
+        keys: Int,
+        bitsPerKey: Int,
+        prefix: String,
+        probes: UInt64 = 100_000
     ) -> Double {
         var buffer = ByteBuffer()
         BloomFilter.build((0..<UInt64(keys)).map { key($0, prefix) }, bitsPerKey: bitsPerKey, into: &buffer)
@@ -36,7 +39,8 @@ import Testing
     }
 
     @Test func malformedBytesAreNoFilter() {
-        for bytes in [[], [UInt8](repeating: 0, count: 72), [UInt8](repeating: 200, count: 72), [1, 2, 3]] as [[UInt8]] {
+        for bytes in [[], [UInt8](repeating: 0, count: 72), [UInt8](repeating: 200, count: 72), [1, 2, 3]] as [[UInt8]]
+        {
             #expect(!bytes.withUnsafeBytes { BloomFilter.isWellFormed($0) })
         }
     }

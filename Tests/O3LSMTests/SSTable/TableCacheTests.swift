@@ -25,7 +25,11 @@ import Testing
                 for low in 0..<UInt8(100) {
                     try builder.add(
                         TableEntry(
-                            key: [UInt8(number), low], trailer: Trailer(sequence: 1, kind: .put), value: [UInt8(number)]))
+                            key: [UInt8(number), low],
+                            trailer: Trailer(sequence: 1, kind: .put),
+                            value: [UInt8(number)]
+                        )
+                    )
                 }
                 files.append(try #require(try builder.finish()))
                 try file.close()
@@ -95,8 +99,16 @@ import Testing
         let cache = store.cache(capacity: 16)
         let file = store.files[0]
         let other = FileMetadata(
-            number: 1, size: file.size + 1, smallest: file.smallest, largest: file.largest, smallestSequence: 1,
-            largestSequence: 1, entryCount: 100, deletionCount: 0, rangeTombstoneCount: 0)
+            number: 1,
+            size: file.size + 1,
+            smallest: file.smallest,
+            largest: file.largest,
+            smallestSequence: 1,
+            largestSequence: 1,
+            entryCount: 100,
+            deletionCount: 0,
+            rangeTombstoneCount: 0
+        )
         #expect(throws: EngineError.self) { try cache.table(other) }
     }
 
@@ -116,7 +128,10 @@ import Testing
                 for number in 0..<UInt64(40) {
                     let key = withUnsafeBytes(of: number.bigEndian, Array.init)
                     let entry = TableEntry(
-                        key: key, trailer: Trailer(sequence: 1, kind: .put), value: generator.bytes(3000))
+                        key: key,
+                        trailer: Trailer(sequence: 1, kind: .put),
+                        value: generator.bytes(3000)
+                    )
                     try builder.add(entry)
                 }
                 _ = try builder.finish()

@@ -155,7 +155,8 @@ import Testing
             var forged = bytes
             for _ in 0..<Int.random(in: 1...3, using: &generator) {
                 let place = Int(handle.offset) + Int.random(in: 0..<Int(handle.size), using: &generator)
-                forged[place] = [0, 1, 0x7f, 0x80, 0xff, UInt8.random(in: 0...255, using: &generator)]
+                forged[place] =
+                    [0, 1, 0x7f, 0x80, 0xff, UInt8.random(in: 0...255, using: &generator)]
                     .randomElement(using: &generator) ?? 0
             }
             let end = Int(handle.offset + handle.size)

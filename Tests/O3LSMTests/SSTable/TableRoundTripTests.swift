@@ -7,7 +7,8 @@ import Testing
     static let shapes: [TableOptions] = {
         var shapes: [TableOptions] = []
         for compression in Compression.allCases {
-            for (block, interval, index) in [(1024, 16, 1 << 20), (1024, 1, 256), (4096, 4, 512), (16384, 16, 1 << 20)] {
+            for (block, interval, index) in [(1024, 16, 1 << 20), (1024, 1, 256), (4096, 4, 512), (16384, 16, 1 << 20)]
+            {
                 var options = TableOptions()
                 options.blockSize = block
                 options.restartInterval = interval
@@ -76,7 +77,10 @@ import Testing
 
     /// A few steps in random directions from the entry at `start`.
     private func walk(
-        _ iterator: InternalIterator, _ model: TableModel, from start: Int, _ generator: inout SeededRandom
+        _ iterator: InternalIterator,
+        _ model: TableModel,
+        from start: Int,
+        _ generator: inout SeededRandom
     ) throws {
         var index = start
         for _ in 0..<Int.random(in: 0...5, using: &generator) {

@@ -36,7 +36,8 @@ import Testing
         let file = try storage.create(path("f"))
         var model: [UInt8] = []
         for _ in 0..<60 {
-            let size = [0, 1, 100, 5000, 200_000, (256 << 10) - 1, 256 << 10, 600_000].randomElement(using: &generator) ?? 0
+            let size =
+                [0, 1, 100, 5000, 200_000, (256 << 10) - 1, 256 << 10, 600_000].randomElement(using: &generator) ?? 0
             let bytes = [UInt8](repeating: UInt8.random(in: 0...255, using: &generator), count: size)
             try append(file, bytes)
             model += bytes

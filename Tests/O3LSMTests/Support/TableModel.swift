@@ -22,7 +22,9 @@ struct TableModel {
         var seen: Set<[UInt8]> = []
         while entries.count < count {
             var length = Int.random(in: 1...12, using: &generator)
-            if Int.random(in: 0..<200, using: &generator) == 0 { length = Int.random(in: 100...16384, using: &generator) }
+            if Int.random(in: 0..<200, using: &generator) == 0 {
+                length = Int.random(in: 100...16384, using: &generator)
+            }
             var key = generator.bytes(length, alphabet: 97...99)
             if Bool.random(using: &generator) { key = Array("a/common/prefix/".utf8) + key }
             if Int.random(in: 0..<50, using: &generator) == 0 { key = generator.bytes(length) }
@@ -37,9 +39,12 @@ struct TableModel {
                 let kind: EntryKind = Int.random(in: 0..<5, using: &generator) == 0 ? .delete : .put
                 var size = Int.random(in: 0...60, using: &generator)
                 if Int.random(in: 0..<300, using: &generator) == 0 { size = 20_000 }
-                let value = kind == .delete ? [] : generator.bytes(size, alphabet: 0...(Bool.random(using: &generator) ? 3 : 255))
+                let value =
+                    kind == .delete
+                    ? [] : generator.bytes(size, alphabet: 0...(Bool.random(using: &generator) ? 3 : 255))
                 entries.append(
-                    TableEntry(key: key, trailer: Trailer(sequence: sequence, kind: kind), value: value))
+                    TableEntry(key: key, trailer: Trailer(sequence: sequence, kind: kind), value: value)
+                )
                 sequence += UInt64.random(in: 1...3, using: &generator)
             }
         }
