@@ -21,6 +21,9 @@ struct Compaction: Sendable {
         var files: [FileMetadata]
     }
 
+    /// Levels of every version.
+    static let levelCount = 7
+
     let reason: Reason
     /// The tables that leave their level, and those of the output level that they overlap (absent when
     /// there are none, and when a level is compacted into itself).

@@ -24,18 +24,19 @@ extension CompactionPicker {
     /// The compaction into the base level of `seed` (indices into L0) with all that must come along, and
     /// with what comes at no cost.
     func assembleLevel0(_ reason: Compaction.Reason, _ columns: Level0Columns, seed: [Int]) -> Compaction? {
-        var chosen = columns.closure(of: seed)
-        guard chosen.allSatisfy({ !isBusy(columns.files[$0]) }) else { return nil }
+        let needed = columns.closure(of: seed)
+        guard needed.allSatisfy({ !isBusy(columns.files[$0]) }) else { return nil }
         let base = targets.baseLevel
-        guard let hull = KeyRange.hull(chosen.map { columns.files[$0] }) else { return nil }
+        guard let hull = KeyRange.hull(needed.map { columns.files[$0] }) else { return nil }
+        var chosen = Set(needed)
         // A table within the keys that are rewritten anyway widens nothing. Oldest first, so that what
         // an added table must take along has been added before.
         let rewritten = KeyRange.hull(files(base, overlapping: hull))?.union(hull) ?? hull
         for index in columns.files.indices.reversed() where !chosen.contains(index) {
             let file = columns.files[index]
-            guard !isBusy(file), rewritten.contains(KeyRange(file)) else { continue }
-            let older = columns.closure(of: [index])
-            if older.allSatisfy({ $0 == index || chosen.contains($0) }) { chosen.append(index) }
+            if !isBusy(file), columns.isOnlyOver(chosen, index), rewritten.contains(KeyRange(file)) {
+                chosen.insert(index)
+            }
         }
         return assemble(reason, chosen.sorted().map { columns.files[$0] }, from: 0, to: base)
     }
@@ -77,7 +78,7 @@ extension CompactionPicker {
         var moves: [Int] = []
         for index in columns.files.indices.reversed() where moves.count < Self.maximumMoves {
             let file = columns.files[index]
-            guard !isBusy(file), columns.closure(of: [index]).count == 1,
+            guard !isBusy(file), columns.isOnlyOver([], index),
                 moves.allSatisfy({ !columns.overlap($0, index) })
             else { continue }
             let hull = KeyRange.hull((moves + [index]).map { columns.files[$0] })

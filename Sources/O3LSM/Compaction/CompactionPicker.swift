@@ -46,9 +46,7 @@ struct CompactionPicker {
 
     /// How much each level but the last calls for compaction, most urgent first; 1 and above: it does.
     func scores(_ columns: Level0Columns) -> [(level: Int, score: Double)] {
-        let depth = columns.depths.indices.map { column in
-            columns.members(of: column).count { !isBusy(levels[0][$0]) }
-        }.max() ?? 0
+        let depth = columns.maximumDepth { !isBusy($0) }
         let trigger = Double(max(1, options.l0CompactionTrigger))
         var level0 = Double(depth) / trigger
         level0 = max(level0, level0SizeScore)

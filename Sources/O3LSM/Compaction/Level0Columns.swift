@@ -73,20 +73,26 @@ struct Level0Columns {
     /// lest a newer version of a key lie below an older one. Newest first.
     func closure(of seed: [Int]) -> [Int] {
         // A smaller index is newer, and only older tables are added: one pass in order is a fixpoint.
-        var chosen = Set(seed)
-        guard var index = seed.min() else { return [] }
-        while index < files.count {
-            if !chosen.contains(index), chosen.contains(where: { $0 < index && overlap($0, index) }) {
-                chosen.insert(index)
-            }
-            index += 1
+        let wanted = Set(seed)
+        var chosen: [Int] = []
+        for index in (seed.min() ?? files.count)..<files.count
+        where wanted.contains(index) || chosen.contains(where: { overlap($0, index) }) {
+            chosen.append(index)
         }
-        return chosen.sorted()
+        return chosen
     }
 
-    /// Whether no two of `chosen` overlap.
-    func areDisjoint(_ chosen: [Int]) -> Bool {
-        let sorted = chosen.map { spans[$0] }.sorted { $0.lowerBound < $1.lowerBound }
-        return zip(sorted, sorted.dropFirst()).allSatisfy { $0.upperBound <= $1.lowerBound }
+    /// Whether every older table that overlaps the table is one of `chosen`.
+    func isOnlyOver(_ chosen: Set<Int>, _ index: Int) -> Bool {
+        (index + 1..<files.count).allSatisfy { !overlap(index, $0) || chosen.contains($0) }
+    }
+
+    /// The depth of the deepest column, counting only tables that `isCounted`.
+    func maximumDepth(where isCounted: (FileMetadata) -> Bool) -> Int {
+        var counts = Array(repeating: 0, count: depths.count)
+        for (file, span) in zip(files, spans) where isCounted(file) {
+            for column in span { counts[column] += 1 }
+        }
+        return counts.max() ?? 0
     }
 }

@@ -4,8 +4,8 @@
 ///     var manual = ManualCompaction(begin: begin, end: end, nextFileNumber: …)
 ///     repeat under the lock: switch manual.next(picker, nextFileNumber: …)
 ///
-/// Tables that are written while a level is worked on do not belong to it any more, so that the work ends
-/// although writers go on. A value with one owner.
+/// A level is finished when every table it held at the beginning is gone from it, committed; tables that
+/// come later are left alone, so that the work ends although writers go on. A value with one owner.
 struct ManualCompaction: Sendable {
     /// What to do now.
     enum Step: Sendable {
@@ -43,10 +43,6 @@ struct ManualCompaction: Sendable {
         while level < picker.lastLevel {
             let wanted = picker.levels[level].filter { $0.number < limit && isInRange($0) }
             if wanted.isEmpty {
-                // What the jobs of the level above still in flight will add must be waited for.
-                if picker.inFlight.contains(where: { $0.level <= level && $0.files.contains(where: isInRange) }) {
-                    return .wait
-                }
                 level += 1
                 limit = nextFileNumber
                 continue
@@ -61,8 +57,7 @@ struct ManualCompaction: Sendable {
                 && ($0.deletionCount + $0.rangeTombstoneCount > 0 || hasStaleEntries($0))
         }
         if let found = pickRun(picker, stale, to: level) { return .compact(found) }
-        if !stale.isEmpty { return .wait }
-        return picker.inFlight.contains { $0.reason == .manual && $0.files.contains(where: isInRange) } ? .wait : .done
+        return stale.isEmpty ? .done : .wait
     }
 
     private func isInRange(_ file: FileMetadata) -> Bool {
