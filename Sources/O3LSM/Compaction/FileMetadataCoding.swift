@@ -1,5 +1,5 @@
 extension FileMetadata {
-    func encode(into writer: inout ByteWriter) {
+    func encodeForJob(into writer: inout ByteWriter) {
         for number in [
             number, size, smallestSequence, largestSequence, entryCount, deletionCount, rangeTombstoneCount,
         ] { writer.appendVarint(number) }
@@ -10,7 +10,7 @@ extension FileMetadata {
     }
 
     /// nil when the bytes do not describe a table.
-    static func decode(_ reader: inout ByteReader) -> FileMetadata? {
+    static func decodeForJob(_ reader: inout ByteReader) -> FileMetadata? {
         func readKey(_ reader: inout ByteReader) -> InternalKey? {
             guard let key = reader.readPrefixed(), let trailer = reader.read(UInt64.self) else { return nil }
             return InternalKey(userKey: key, trailer: Trailer(rawValue: trailer))
