@@ -50,6 +50,11 @@ final class BlockCache: Sendable {
         return shard(hash).insert(block, CacheKey(file: file, offset: offset), hash)
     }
 
+    /// Lets go of every block of a file that nobody will ask for again. Walks the whole cache.
+    func removeAll(file: UInt64) {
+        for shard in shards { shard.removeAll(file: file) }
+    }
+
     var statistics: Statistics {
         var result = Statistics(capacity: capacity)
         for shard in shards { shard.addStatistics(to: &result) }

@@ -25,6 +25,13 @@ final class CacheShard: Sendable {
         return resident
     }
 
+    /// Lets go of every block of the file.
+    func removeAll(file: UInt64) {
+        let removed = state.withLock { state in state.removeAll(file: file) }
+        // They die here, after the lock is released.
+        withExtendedLifetime(removed) {}
+    }
+
     func addStatistics(to total: inout BlockCache.Statistics) {
         state.withLock { state in
             total.hits += state.hits
@@ -43,7 +50,7 @@ final class CacheShard: Sendable {
         var next: Int32
     }
 
-    private enum QueueName: Int {
+    private enum QueueName: Int, CaseIterable {
         case small = 0
         case main = 1
     }
@@ -152,6 +159,24 @@ final class CacheShard: Sendable {
         }
 
         private func ghostPlace(_ hash: UInt64) -> Int { Int(truncatingIfNeeded: hash >> 20) & (ghosts.count - 1) }
+
+        mutating func removeAll(file: UInt64) -> [Block] {
+            var removed: [Block] = []
+            for name in QueueName.allCases {
+                var rest = queues[name.rawValue].oldest
+                queues[name.rawValue] = Queue()
+                while rest >= 0 {
+                    let node = Int(rest)
+                    rest = nodes[node].next
+                    if nodes[node].key.file != file {
+                        append(node, to: name)
+                    } else if let block = remove(node) {
+                        removed.append(block)
+                    }
+                }
+            }
+            return removed
+        }
 
         // MARK: Queues and nodes
 

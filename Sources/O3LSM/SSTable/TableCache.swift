@@ -40,8 +40,11 @@ final class TableCache: Sendable {
         return shard.insert(table)
     }
 
-    /// Forgets the table: its file is about to be removed.
-    func evict(number: UInt64) { shard(number).remove(number) }
+    /// Forgets the table and its blocks: its file is about to be removed.
+    func evict(number: UInt64) {
+        shard(number).remove(number)
+        blockCache.removeAll(file: number)
+    }
 
     /// Tables that are held open.
     var openCount: Int { shards.reduce(0) { $0 + $1.count } }

@@ -96,6 +96,33 @@ import Testing
         #expect(cache.lookup(file: 1, offset: 0) != nil)
     }
 
+    @Test func removedFilesLeaveNothing() throws {
+        let seed = UInt64.random(in: 0 ... .max)
+        print("seed \(seed)")
+        var generator = SeededRandom(seed)
+        let cache = BlockCache(capacity: 1 << 20)
+        for round in 0..<20 {
+            for _ in 0..<500 {
+                let (file, offset) = (
+                    UInt64.random(in: 0..<5, using: &generator), UInt64.random(in: 0..<100, using: &generator)
+                )
+                if cache.lookup(file: file, offset: offset) == nil {
+                    _ = cache.insert(try block(file, offset), file: file, offset: offset)
+                }
+            }
+            let gone = UInt64(round % 5)
+            let before = (0..<500).filter { cache.lookup(file: UInt64($0 / 100), offset: UInt64($0 % 100)) != nil }
+            cache.removeAll(file: gone)
+            for number in before {
+                let (file, offset) = (UInt64(number / 100), UInt64(number % 100))
+                #expect((cache.lookup(file: file, offset: offset) == nil) == (file == gone))
+            }
+            let kept = before.filter { $0 / 100 != Int(gone) }.count
+            #expect(cache.statistics.blockCount == kept)
+            #expect(cache.statistics.usedBytes == kept * (4096 + Block.overheadBytes))
+        }
+    }
+
     @Test func threadsSeeOnlyTheirBlocks() throws {
         let cache = BlockCache(capacity: 2 << 20)
         let wrong = Atomic<Int>(0)

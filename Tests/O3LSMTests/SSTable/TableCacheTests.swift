@@ -94,6 +94,43 @@ import Testing
         #expect(try table.newest([1, 1])?.value == [1])
     }
 
+    /// A scan reads in large pieces, whatever the size of the blocks, and leaves the cache alone if told to.
+    @Test func scansReadAhead() throws {
+        let directory = try TemporaryDirectory()
+        let storage = FaultyStorage()
+        let file = try storage.create(directory.path + "/t")
+        let builder = TableBuilder(file: file, number: 1, options: TableOptions())
+        var generator = SeededRandom(6)
+        for number in 0..<UInt64(8000) {
+            let key = withUnsafeBytes(of: number.bigEndian, Array.init)
+            let value = generator.bytes(1000)
+            try builder.add(TableEntry(key: key, trailer: Trailer(sequence: 1, kind: .put), value: value))
+        }
+        _ = try builder.finish()
+        try file.close()
+        let cache = BlockCache(capacity: 64 << 20)
+        let table = try Table.open(try storage.openForReading(directory.path + "/t"), number: 1, cache: cache)
+        for isForward in [true, false] {
+            for (readAhead, mostReads) in [(0, 22), (1 << 20, 14)] {
+                let before = storage.calls(.read)
+                let iterator = table.makeIterator(fillCache: false, readAhead: readAhead)
+                var count = 0
+                if isForward { try iterator.seekToFirst() } else { try iterator.seekToLast() }
+                while iterator.isValid {
+                    count += 1
+                    if isForward { try iterator.next() } else { try iterator.previous() }
+                }
+                #expect(count == 8000)
+                #expect(storage.calls(.read) - before <= mostReads, "forward \(isForward), from \(readAhead)")
+            }
+        }
+        #expect(cache.statistics.blockCount == 1)
+        let iterator = table.makeIterator()
+        try iterator.seekToFirst()
+        while iterator.isValid { try iterator.next() }
+        #expect(UInt64(cache.statistics.blockCount) == table.properties.dataBlockCount + 1)
+    }
+
     @Test func wrongSizeIsCorruption() throws {
         let store = try Store(tables: 1)
         let cache = store.cache(capacity: 16)
