@@ -117,9 +117,8 @@ struct CompactionExecutor: Sendable {
                 }
             } else {
                 result.append(
-                    LevelIterator(files: input.files) { (file) throws(EngineError) in
-                        try tables.table(file).makeIterator(fillCache: false, readAhead: Self.readAheadBytes)
-                    })
+                    LevelIterator(
+                        files: input.files, tables: tables, fillCache: false, readAhead: Self.readAheadBytes))
             }
         }
         return result

@@ -16,6 +16,13 @@ final class LevelIterator: InternalIterator {
         self.open = open
     }
 
+    /// Reads the tables through a cache; `fillCache` and `readAhead` are as in `Table.makeIterator`.
+    convenience init(files: [FileMetadata], tables: TableCache, fillCache: Bool = true, readAhead: Int = 0) {
+        self.init(files: files) { (file) throws(EngineError) in
+            try tables.table(file).makeIterator(fillCache: fillCache, readAhead: readAhead)
+        }
+    }
+
     override var isValid: Bool { table?.isValid ?? false }
     override var userKey: UnsafeRawBufferPointer { table?.userKey ?? super.userKey }
     override var trailer: Trailer { table?.trailer ?? super.trailer }
