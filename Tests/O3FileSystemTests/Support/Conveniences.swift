@@ -164,4 +164,13 @@ struct SeededGenerator: RandomNumberGenerator {
 }
 
 /// `count` bytes, none of them zero, that tell their seed.
-func pattern(_ count: Int, _ seed: Int = 1) -> [UInt8] { (0..<count).map { UInt8(($0 &* 31 &+ seed) % 255 + 1) } }
+func pattern(_ count: Int, _ seed: Int = 1) -> [UInt8] {
+    let period = patternPeriod[(seed % 255)...] + patternPeriod[..<(seed % 255)]
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(count + 255)
+    while bytes.count < count { bytes += period }
+    bytes.removeSubrange(count...)
+    return bytes
+}
+
+private let patternPeriod = (0..<255).map { UInt8($0 * 31 % 255 + 1) }
