@@ -19,8 +19,8 @@ final class BlockCache: Sendable {
     /// The greatest `Block.charge` that is ever kept.
     let maximumCharge: Int
 
-    /// A shard holds at least this much, so that a filter of a large table still fits in one.
-    private static let leastShardBytes = 4 << 20
+    /// A shard holds at least this much, so that a filter of a large table (ten million keys) still fits in one.
+    private static let leastShardBytes = 16 << 20
     private static let mostShards = 64
 
     /// - Parameter capacity: the budget in bytes; below a block's size, nothing is kept.
