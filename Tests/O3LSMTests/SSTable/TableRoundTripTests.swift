@@ -7,7 +7,7 @@ import Testing
     static let shapes: [TableOptions] = {
         var shapes: [TableOptions] = []
         for compression in Compression.allCases {
-            for (block, interval, index) in [(1024, 16, 1 << 20), (1024, 1, 256), (4096, 4, 512), (16384, 16, 1 << 20)]
+            for (block, interval, index) in [(1024, 16, 1 << 20), (1024, 1, 256), (4096, 4, 128), (16384, 16, 1 << 20)]
             {
                 var options = TableOptions()
                 options.blockSize = block
