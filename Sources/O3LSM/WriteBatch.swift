@@ -16,7 +16,17 @@ public final class WriteBatch {
         var valueCount: Int
     }
 
+    /// Where `WritePath` has put an operation's entry.
+    struct Placement {
+        var shard: Unmanaged<Shard>
+        var offset: UInt32
+        var height: UInt8
+    }
+
     private(set) var operations: [Operation] = []
+    /// Scratch of the write path, one for each operation while the batch is being written.
+    var placements: [Placement] = []
+    var splice = Splice()
     private var bytes: UnsafeMutableRawPointer
     private var capacity: Int
     private var used = 0

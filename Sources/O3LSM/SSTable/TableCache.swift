@@ -40,6 +40,11 @@ final class TableCache: Sendable {
         return shard.insert(table)
     }
 
+    /// A table that no version knows yet, opened afresh so that what is checked is what is on storage.
+    func openForVerification(number: UInt64) throws(EngineError) -> Table {
+        try Table.open(try storage.openForReading(layout.table(number)), number: number, cache: nil)
+    }
+
     /// Forgets the table and its blocks: its file is about to be removed.
     func evict(number: UInt64) {
         shard(number).remove(number)

@@ -1,0 +1,278 @@
+import Synchronization
+
+/// Plans compactions, posts them as jobs, verifies what comes back and commits it. Used by the control
+/// plane's thread only.
+final class CompactionScheduler {
+    /// A caller's wish to compact a key range (nil: unbounded; `end` is exclusive).
+    struct ManualRequest: Sendable {
+        var id: UInt64
+        var begin: [UInt8]?
+        var end: [UInt8]?
+    }
+
+    /// One descriptor on its way through an executor.
+    private struct Part {
+        var descriptor: CompactionDescriptor
+        var slot: Int?
+        /// Set when the descriptor is too long for the job table and runs on a thread of its own.
+        var direct: DirectRun?
+        var result: CompactionResult?
+    }
+    private struct Running {
+        var compaction: Compaction
+        var parts: [Part]
+        var failure: EngineError?
+        var startedAt: UInt64
+
+        var isOver: Bool { parts.allSatisfy { $0.slot == nil && $0.direct == nil } }
+    }
+
+    private let context: FlushScheduler.Context
+    private let executor: CompactionExecutor
+    private(set) var work = Statistics.Work()
+    private var running: [Running] = []
+    private var manual: [(id: UInt64, work: ManualCompaction)] = []
+    private var unfinishedManual = Set<UInt64>()
+    private var nextJobID: UInt64 = 1 << 32
+    private var retryAt: UInt64 = 0
+    /// Recent speed of emptying L0, bytes a second; 0 before the first compaction.
+    private(set) var l0BytesPerSecond = 0.0
+    private var depthOf: (version: ObjectIdentifier, depth: Int)?
+
+    /// How long the scheduler waits after a failure before it tries again, in nanoseconds.
+    private static let retryNanoseconds: UInt64 = 500_000_000
+
+    init(_ context: FlushScheduler.Context) {
+        self.context = context
+        executor = CompactionExecutor(storage: context.storage, layout: context.layout, tables: context.tables)
+    }
+
+    /// What executes an encoded descriptor in this process.
+    static func executor(_ context: FlushScheduler.Context)
+        -> @Sendable (_ descriptor: [UInt8], _ shouldStop: () -> Bool) throws(EngineError) -> [UInt8]
+    {
+        let executor = CompactionExecutor(storage: context.storage, layout: context.layout, tables: context.tables)
+        return { descriptor, shouldStop throws(EngineError) in
+            try executor.run(encoded: descriptor, shouldStop: shouldStop)
+        }
+    }
+
+    func add(_ requests: [ManualRequest]) {
+        for request in requests {
+            unfinishedManual.insert(request.id)
+            manual.append(
+                (
+                    request.id,
+                    ManualCompaction(
+                        begin: request.begin, end: request.end, nextFileNumber: context.versions.newFileNumber())
+                ))
+        }
+    }
+
+    /// Only for requests that were added.
+    func isFinished(_ id: UInt64) -> Bool { !unfinishedManual.contains(id) }
+
+    /// The greatest number of L0 tables over one key.
+    func l0Depth(_ version: Version) -> Int {
+        if let depthOf, depthOf.version == ObjectIdentifier(version) { return depthOf.depth }
+        let depth = Level0Columns(version.levels[0]).maximumDepth
+        depthOf = (ObjectIdentifier(version), depth)
+        return depth
+    }
+
+    /// Collects and commits what is done, then starts what is due.
+    ///
+    /// - Returns: whether the tree has changed, and the error of the newest failed job.
+    func step() throws(EngineError) -> (changed: Bool, failure: EngineError?) {
+        var changed = false
+        var failure: EngineError?
+        for index in running.indices { collect(&running[index]) }
+        for finished in running.filter(\.isOver) {
+            if let error = try conclude(finished) { failure = error } else { changed = true }
+        }
+        running.removeAll(where: \.isOver)
+        guard monotonicNanoseconds() >= retryAt else { return (changed, failure) }
+        while let compaction = pick() {
+            if compaction.isTrivialMove {
+                try move(compaction)
+                changed = true
+            } else {
+                start(compaction)
+            }
+        }
+        return (changed, failure)
+    }
+
+    // MARK: Starting
+
+    private var runningParts: Int { running.reduce(0) { $0 + $1.parts.count { $0.result == nil } } }
+
+    private func picker() -> CompactionPicker {
+        CompactionPicker(
+            levels: context.versions.current.levels, options: context.options,
+            inFlight: running.map(\.compaction))
+    }
+
+    private func pick() -> Compaction? {
+        let hasRoom = runningParts < context.options.compactionThreads
+        var index = 0
+        while index < manual.count {
+            switch manual[index].work.next(picker(), nextFileNumber: context.versions.newFileNumber()) {
+            case .compact(let compaction):
+                if hasRoom || compaction.isTrivialMove { return compaction }
+                return nil
+            case .wait:
+                index += 1
+            case .done:
+                unfinishedManual.remove(manual[index].id)
+                manual.remove(at: index)
+            }
+        }
+        guard hasRoom, !context.options.disableAutomaticCompaction else { return nil }
+        return picker().pick()
+    }
+
+    private func start(_ compaction: Compaction) {
+        compaction.setBusy(true)
+        let versions = context.versions
+        let descriptors = compaction.descriptors(
+            options: context.options, snapshots: context.snapshots.sequences,
+            maximumParts: max(1, context.options.compactionThreads - runningParts)
+        ) { count in versions.newFileNumbers(count) }
+        var parts: [Part] = []
+        for descriptor in descriptors {
+            let encoded = descriptor.encode()
+            var part = Part(descriptor: descriptor)
+            part.slot = context.jobs.post(
+                .compaction, jobID: nextJobID, generation: nextJobID, descriptor: encoded)
+            if part.slot == nil { part.direct = DirectRun(executor, descriptor) }
+            nextJobID += 1
+            parts.append(part)
+        }
+        running.append(
+            Running(compaction: compaction, parts: parts, failure: nil, startedAt: monotonicNanoseconds()))
+    }
+
+    private func move(_ compaction: Compaction) throws(EngineError) {
+        var edit = VersionEdit()
+        for input in compaction.inputs {
+            edit.deletedFiles += input.files.map { (input.level, $0.number) }
+            edit.addedFiles += input.files.map { (compaction.outputLevel, $0) }
+        }
+        try commit(edit)
+        work.trivialMoves += compaction.files.count
+    }
+
+    // MARK: Ending
+
+    private func collect(_ run: inout Running) {
+        for index in run.parts.indices {
+            if let slot = run.parts[index].slot {
+                switch context.jobs.outcome(slot) {
+                case .pending: continue
+                case .done(let bytes):
+                    do throws(EngineError) {
+                        run.parts[index].result = try bytes.withEngineBytes { bytes throws(EngineError) in
+                            try CompactionResult.decode(bytes, source: "compaction result")
+                        }
+                    } catch { run.failure = error }
+                case .failed(let message):
+                    let failure = JobFailure(encoded: message)
+                    run.failure = .io(
+                        operation: "compact (\(failure.message)) in", path: context.layout.tableDirectory,
+                        code: failure.code)
+                }
+                context.jobs.release(slot)
+                run.parts[index].slot = nil
+            } else if let direct = run.parts[index].direct, let outcome = direct.outcome {
+                switch outcome {
+                case .success(let result): run.parts[index].result = result
+                case .failure(let error): run.failure = error
+                }
+                run.parts[index].direct = nil
+            }
+        }
+    }
+
+    /// Commits a finished compaction, or gives it up.
+    private func conclude(_ run: Running) throws(EngineError) -> EngineError? {
+        defer { run.compaction.setBusy(false) }
+        let results = run.parts.compactMap(\.result)
+        let problem = run.failure ?? refusal(of: results, run)
+        if let problem {
+            for file in results.flatMap(\.outputs) {
+                // Best effort: recovery removes tables that no version names.
+                try? context.storage.delete(context.layout.table(file.number))
+            }
+            work.failedJobs += 1
+            retryAt = monotonicNanoseconds() + CompactionScheduler.retryNanoseconds
+            return problem
+        }
+        var edit = VersionEdit()
+        for input in run.compaction.inputs { edit.deletedFiles += input.files.map { (input.level, $0.number) } }
+        edit.addedFiles = results.flatMap(\.outputs).map { (run.compaction.outputLevel, $0) }
+        try commit(edit)
+        account(run, CompactionResult.joining(results))
+        return nil
+    }
+
+    /// Why the results cannot be installed; nil when they can.
+    private func refusal(of results: [CompactionResult], _ run: Running) -> EngineError? {
+        do throws(EngineError) {
+            try run.compaction.validate(results, of: run.parts.map(\.descriptor))
+            for file in results.flatMap(\.outputs) {
+                let table = try context.tables.openForVerification(number: file.number)
+                guard table.properties.entryCount == file.entryCount, table.properties.smallest == file.smallest,
+                    table.properties.largest == file.largest
+                else {
+                    throw .corruption(
+                        file: context.layout.table(file.number), offset: 0,
+                        expected: "the table that its executor described", found: "another")
+                }
+            }
+            return nil
+        } catch { return error }
+    }
+
+    private func commit(_ edit: VersionEdit) throws(EngineError) {
+        try context.versions.logAndApply(edit)
+        let version = context.versions.current
+        context.holder.update { ReadState(memtables: $0.memtables, version: version) }
+    }
+
+    private func account(_ run: Running, _ result: CompactionResult) {
+        work.localJobs += run.parts.count
+        work.bytesRead += result.bytesRead
+        work.bytesWritten += result.bytesWritten
+        work.entriesIn += result.entriesIn
+        work.entriesDropped += result.entriesDropped
+        let seconds = Double(monotonicNanoseconds() - run.startedAt) / 1e9
+        work.seconds += seconds
+        let l0Bytes = run.compaction.inputs.filter { $0.level == 0 }.flatMap(\.files).reduce(0) { $0 + $1.size }
+        guard l0Bytes > 0 else { return }
+        let speed = Double(l0Bytes) / max(seconds, 0.001)
+        l0BytesPerSecond = l0BytesPerSecond == 0 ? speed : l0BytesPerSecond * 0.7 + speed * 0.3
+    }
+}
+
+/// A compaction on a thread of its own, for descriptors that do not fit the job table.
+private final class DirectRun: Sendable {
+    private let state = Mutex<Result<CompactionResult, EngineError>?>(nil)
+
+    init(_ executor: CompactionExecutor, _ descriptor: CompactionDescriptor) {
+        do throws(EngineError) {
+            _ = try BackgroundThread("o3-compact") { [self] in
+                let outcome: Result<CompactionResult, EngineError>
+                do throws(EngineError) { outcome = .success(try executor.run(descriptor)) } catch {
+                    outcome = .failure(error)
+                }
+                state.withLock { $0 = outcome }
+            }
+        } catch {
+            state.withLock { $0 = .failure(error) }
+        }
+    }
+
+    /// nil while it runs.
+    var outcome: Result<CompactionResult, EngineError>? { state.withLock { $0 } }
+}

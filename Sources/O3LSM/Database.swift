@@ -1,0 +1,176 @@
+import Glibc
+import Synchronization
+
+/// An O3-LSM store: an ordered map from byte strings to byte strings whose memtables live in
+/// disaggregated memory.
+///
+/// One process owns a store at a time. All methods may be called from any thread. A write that has
+/// returned survives the death of every process; after `sync` it survives power loss; and after power loss
+/// the store is a prefix of its history. Keys have 1 … 16 KiB, values 0 … 768 KiB (`EntryLimits`).
+///
+/// Sources: O3-LSM (arXiv 2603.05439) for the memtables and the offloading, LevelDB and RocksDB for the tree.
+public final class Database: @unchecked Sendable {
+    // @unchecked: parts are thread-safe themselves; `isOpen` is atomic.
+    public let path: String
+    public let options: Options
+
+    let core: EngineCore
+    private let isOpen = Atomic<Bool>(true)
+    private let reads = Atomic<UInt64>(0)
+
+    private init(path: String, options: Options, core: EngineCore) {
+        self.path = path
+        self.options = options
+        self.core = core
+    }
+
+    deinit {
+        // A database that is dropped without `close` leaves DM to the next owner, as a crash would.
+        if isOpen.load(ordering: .relaxed) { core.stopThreads() }
+    }
+
+    /// Opens a store, creating it when `options` allow; recovers what its last owner left behind, from DM
+    /// when it is there, else from the manifest and the log.
+    ///
+    /// - Throws: `.storeInUse`, `.storeNotFound`, `.invalidArgument`, `.corruption`, `.memoryUnavailable`, `.io`.
+    public static func open(
+        _ path: String, options: Options = Options(), storage: any Storage = POSIXStorage()
+    ) throws(EngineError) -> Database {
+        try options.validate()
+        let core = try EngineCore.open(path, options: options, storage: storage)
+        return Database(path: path, options: options, core: core)
+    }
+
+    /// Makes everything durable in tables, stops, and removes the DM region. Further calls throw `.closed`.
+    ///
+    /// - Throws: what kept the last writes from reaching storage; then DM is left for the next owner.
+    public func close() throws(EngineError) {
+        guard isOpen.exchange(false, ordering: .acquiringAndReleasing) else { return }
+        try core.close()
+    }
+
+    // MARK: Writing
+
+    public func put(_ key: [UInt8], _ value: [UInt8]) throws(EngineError) {
+        let batch = WriteBatch(capacity: key.count + value.count)
+        batch.put(key, value)
+        try write(batch)
+    }
+
+    public func delete(_ key: [UInt8]) throws(EngineError) {
+        let batch = WriteBatch(capacity: key.count)
+        batch.delete(key)
+        try write(batch)
+    }
+
+    /// Deletes every key in `begin ..< end`, in constant time.
+    public func deleteRange(_ begin: [UInt8], _ end: [UInt8]) throws(EngineError) {
+        let batch = WriteBatch(capacity: begin.count + end.count)
+        batch.deleteRange(begin, end)
+        try write(batch)
+    }
+
+    /// Applies a batch atomically.
+    ///
+    /// - Parameter sync: also make it survive power loss before returning.
+    public func write(_ batch: WriteBatch, sync: Bool = false) throws(EngineError) {
+        try checkOpen()
+        if options.readOnly { throw .readOnly(reason: "it was opened read-only") }
+        _ = try core.writes.write(batch)
+        if sync { try core.log.sync() }
+    }
+
+    /// Returns when every write that has returned survives power loss. Concurrent calls share one sync.
+    public func sync() throws(EngineError) {
+        try checkOpen()
+        try core.log.sync()
+    }
+
+    /// Moves everything that is in memtables into tables, and waits for it.
+    public func flush() throws(EngineError) {
+        try checkOpen()
+        try core.flush()
+    }
+
+    /// Rewrites a key range (nil: unbounded) down to the bottom of the tree, and waits for it: deleted and
+    /// overwritten data gives its space back.
+    public func compact(_ begin: [UInt8]? = nil, _ end: [UInt8]? = nil) throws(EngineError) {
+        try checkOpen()
+        try core.flush()
+        try core.control.compact(begin, end)
+    }
+
+    // MARK: Reading
+
+    public func get(_ key: [UInt8], snapshot: Snapshot? = nil) throws(EngineError) -> [UInt8]? {
+        try key.withEngineBytes { bytes throws(EngineError) in try lookup(bytes, snapshot: snapshot)?.copy() }
+    }
+
+    /// The value of a key without a copy: it stays readable while the result is held.
+    public func lookup(_ key: UnsafeRawBufferPointer, snapshot: Snapshot? = nil) throws(EngineError) -> PinnedValue? {
+        try checkOpen()
+        reads.wrappingAdd(1, ordering: .relaxed)
+        let state = core.holder.current
+        return try core.lookup(key, state, snapshot?.sequence ?? core.region.visibleSequence)
+    }
+
+    /// The values of several keys, all of one state.
+    public func multiGet(_ keys: [[UInt8]], snapshot: Snapshot? = nil) throws(EngineError) -> [[UInt8]?] {
+        try checkOpen()
+        reads.wrappingAdd(UInt64(keys.count), ordering: .relaxed)
+        let state = core.holder.current
+        let sequence = snapshot?.sequence ?? core.region.visibleSequence
+        var values: [[UInt8]?] = []
+        values.reserveCapacity(keys.count)
+        for key in keys {
+            values.append(
+                try key.withEngineBytes { bytes throws(EngineError) in try core.lookup(bytes, state, sequence)?.copy() })
+        }
+        return values
+    }
+
+    /// The present state, readable until the result is released.
+    public func makeSnapshot() -> Snapshot {
+        let snapshots = core.snapshots
+        let region = core.region
+        return Snapshot(
+            sequence: snapshots.take { region.visibleSequence }, release: { snapshots.release($0) })
+    }
+
+    /// A cursor over the keys of one state.
+    public func makeIterator(_ options: ReadOptions = ReadOptions()) throws(EngineError) -> DatabaseIterator {
+        try checkOpen()
+        return try core.makeIterator(options)
+    }
+
+    // MARK: Knowing
+
+    /// Bytes of storage and DM that a key range takes, roughly.
+    public func approximateSize(_ begin: [UInt8], _ end: [UInt8]) -> UInt64 { core.approximateSize(begin, end) }
+
+    public func statistics() -> Statistics {
+        var statistics = core.statistics()
+        statistics.reads = reads.load(ordering: .relaxed)
+        return statistics
+    }
+
+    /// Bytes that can still be stored on the file system of the store, and its size.
+    public func space() throws(EngineError) -> (free: UInt64, total: UInt64) {
+        try core.storage.space(path)
+    }
+
+    /// Reads every table and checks every checksum and the shape of the tree.
+    ///
+    /// - Parameter progress: told of tables done and tables in all.
+    /// - Returns: what is wrong; empty for a sound store.
+    public func verify(progress: (_ done: UInt64, _ total: UInt64) -> Void = { _, _ in }) throws(EngineError)
+        -> [EngineError]
+    {
+        try checkOpen()
+        return core.verify(progress: progress)
+    }
+
+    private func checkOpen() throws(EngineError) {
+        guard isOpen.load(ordering: .relaxed) else { throw .closed }
+    }
+}

@@ -1,0 +1,93 @@
+import Glibc
+
+/// The processes attached to a region. A node is named by process id *and* start time, because ids are
+/// reused; its heartbeat says that it still makes progress.
+struct NodeTable: @unchecked Sendable {
+    // @unchecked: all access to shared words is atomic or by the slot's owner.
+
+    /// What a process is to the store.
+    enum Role: UInt32, Sendable {
+        case computeNode = 1
+        case worker = 2
+    }
+
+    /// A copy of one row.
+    struct Node: Sendable {
+        var index: Int
+        var role: Role
+        var processID: Int32
+        var startTime: UInt64
+        var heartbeat: UInt64
+        var load: UInt32
+    }
+
+    private let region: Region
+
+    init(_ region: Region) { self.region = region }
+
+    /// Takes a free row for this process; rows of dead processes are free. nil when all are taken.
+    func attach(role: Role) -> Int? {
+        for index in 0..<RegionLayout.Node.count {
+            let row = self.row(index)
+            let state = sharedWord32(row + RegionLayout.Node.state)
+            if state.pointee.load(ordering: .acquiring) != 0, isAlive(index) { continue }
+            state.pointee.store(0, ordering: .relaxed)
+            row.storeBytes(of: role.rawValue, toByteOffset: RegionLayout.Node.role, as: UInt32.self)
+            row.storeBytes(of: UInt32(getpid()), toByteOffset: RegionLayout.Node.processID, as: UInt32.self)
+            row.storeBytes(
+                of: processStartTime(getpid()) ?? 0, toByteOffset: RegionLayout.Node.startTime, as: UInt64.self)
+            sharedWord64(row + RegionLayout.Node.heartbeat).pointee.store(monotonicNanoseconds(), ordering: .relaxed)
+            sharedWord32(row + RegionLayout.Node.load).pointee.store(0, ordering: .relaxed)
+            state.pointee.store(1, ordering: .releasing)
+            return index
+        }
+        return nil
+    }
+
+    func detach(_ index: Int) { sharedWord32(row(index) + RegionLayout.Node.state).pointee.store(0, ordering: .releasing) }
+
+    /// Says that the node makes progress.
+    func beat(_ index: Int) {
+        sharedWord64(row(index) + RegionLayout.Node.heartbeat).pointee.store(monotonicNanoseconds(), ordering: .relaxed)
+    }
+
+    /// Every attached node whose process still lives.
+    func nodes() -> [Node] {
+        (0..<RegionLayout.Node.count).compactMap { index in
+            let row = self.row(index)
+            guard sharedWord32(row + RegionLayout.Node.state).pointee.load(ordering: .acquiring) == 1, isAlive(index),
+                let role = Role(rawValue: row.load(fromByteOffset: RegionLayout.Node.role, as: UInt32.self))
+            else { return nil }
+            return Node(
+                index: index, role: role,
+                processID: Int32(bitPattern: row.load(fromByteOffset: RegionLayout.Node.processID, as: UInt32.self)),
+                startTime: row.load(fromByteOffset: RegionLayout.Node.startTime, as: UInt64.self),
+                heartbeat: sharedWord64(row + RegionLayout.Node.heartbeat).pointee.load(ordering: .relaxed),
+                load: sharedWord32(row + RegionLayout.Node.load).pointee.load(ordering: .relaxed))
+        }
+    }
+
+    private func isAlive(_ index: Int) -> Bool {
+        let row = self.row(index)
+        let processID = row.load(fromByteOffset: RegionLayout.Node.processID, as: UInt32.self)
+        guard processID <= UInt32(Int32.max), let start = processStartTime(Int32(processID)) else { return false }
+        return start == row.load(fromByteOffset: RegionLayout.Node.startTime, as: UInt64.self)
+    }
+
+    private func row(_ index: Int) -> UnsafeMutableRawPointer {
+        region.base + RegionLayout.Node.offset + index * RegionLayout.Node.bytes
+    }
+}
+
+/// When a process started, in clock ticks since boot; nil when there is no such process.
+func processStartTime(_ processID: Int32) -> UInt64? {
+    guard let file = fopen("/proc/\(processID)/stat", "r") else { return nil }
+    defer { fclose(file) }
+    var buffer = [UInt8](repeating: 0, count: 1024)
+    let count = fread(&buffer, 1, buffer.count, file)
+    // The command name is in parentheses and may hold anything; fields are counted after the last one.
+    guard let close = buffer.prefix(count).lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    let fields = buffer[(close + 1)..<count].split(separator: UInt8(ascii: " "))
+    guard fields.count > 19, fields[0].first != UInt8(ascii: "Z") else { return nil }
+    return UInt64(String(decoding: fields[19], as: UTF8.self))
+}

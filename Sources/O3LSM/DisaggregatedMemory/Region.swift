@@ -1,0 +1,208 @@
+import CSystem
+import Glibc
+
+/// A mapped DM region: one POSIX shared-memory object per store, mode 0600.
+///
+/// What a region holds is described by `RegionLayout`. The class owns the mapping and nothing else; the
+/// words in it are accessed atomically by those who know what they mean. Everything read from it is
+/// untrusted: offsets go through `pointer(at:bytes:)`, which checks them.
+final class Region: @unchecked Sendable {
+    // @unchecked: the mapping is immutable; shared words are atomic; slabs have one owner each.
+    let name: String
+    let base: UnsafeMutableRawPointer
+    let size: Int
+    let slabCount: Int
+    /// Whether the object was found (and holds memtables to recover) rather than created.
+    let isRecovered: Bool
+
+    private init(name: String, base: UnsafeMutableRawPointer, size: Int, isRecovered: Bool) {
+        self.name = name
+        self.base = base
+        self.size = size
+        self.isRecovered = isRecovered
+        slabCount = (size - RegionLayout.firstSlabOffset) / RegionLayout.slabBytes
+    }
+
+    deinit { munmap(base, size) }
+
+    /// The name of a store's shared-memory object.
+    static func objectName(storeID: [UInt8]) -> String {
+        "/o3lsm-" + storeID.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }.joined()
+    }
+
+    /// Why an existing object was not used.
+    enum Refusal: Equatable, Sendable {
+        case none
+        case absent
+        /// One sentence.
+        case rebuilt(String)
+    }
+
+    /// Attaches to the live region of a store. nil with a reason when there is none that can be trusted.
+    ///
+    /// - Throws: `.io` when the object exists but belongs to somebody else or cannot be mapped.
+    static func attach(storeID: [UInt8], bootID: String) throws(EngineError) -> (Region?, Refusal) {
+        let name = objectName(storeID: storeID)
+        let descriptor = shm_open(name, O_RDWR | O_CLOEXEC, 0)
+        guard descriptor >= 0 else {
+            if errno == ENOENT { return (nil, .absent) }
+            throw .io(operation: "open shared memory", path: name, code: errno)
+        }
+        defer { Glibc.close(descriptor) }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else {
+            throw .io(operation: "inspect shared memory", path: name, code: errno)
+        }
+        guard status.st_uid == geteuid(), status.st_mode & 0o077 == 0 else {
+            throw .io(operation: "use shared memory that another user can reach:", path: name, code: EACCES)
+        }
+        let size = Int(status.st_size)
+        guard size >= RegionLayout.minimumBytes else { return (nil, .rebuilt("the region is truncated")) }
+        // A sparse object would kill its users with SIGBUS when shared memory fills.
+        guard UInt64(status.st_blocks) * 512 >= UInt64(size) else {
+            return (nil, .rebuilt("the region has holes"))
+        }
+        let region = Region(
+            name: name, base: try map(descriptor, size, name), size: size, isRecovered: true)
+        if let reason = region.reasonToDistrust(storeID: storeID, bootID: bootID) {
+            return (nil, .rebuilt(reason))
+        }
+        return (region, .none)
+    }
+
+    /// Creates the region of a store, replacing what stands under its name. All of it is reserved.
+    ///
+    /// - Throws: `.memoryUnavailable` with both numbers when shared memory has no room.
+    static func create(storeID: [UInt8], bootID: String, size: Int) throws(EngineError) -> Region {
+        let name = objectName(storeID: storeID)
+        shm_unlink(name)
+        let available = sharedMemoryBytesAvailable()
+        guard UInt64(size) <= available else {
+            throw .memoryUnavailable(wantedBytes: UInt64(size), availableBytes: available)
+        }
+        let descriptor = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else { throw .io(operation: "create shared memory", path: name, code: errno) }
+        defer { Glibc.close(descriptor) }
+        let code = posix_fallocate(descriptor, 0, size)
+        guard code == 0 else {
+            shm_unlink(name)
+            if code == ENOSPC {
+                throw .memoryUnavailable(wantedBytes: UInt64(size), availableBytes: sharedMemoryBytesAvailable())
+            }
+            throw .io(operation: "reserve shared memory", path: name, code: code)
+        }
+        let region = Region(name: name, base: try map(descriptor, size, name), size: size, isRecovered: false)
+        region.initialise(storeID: storeID, bootID: bootID)
+        return region
+    }
+
+    /// Removes the object's name; processes that have it mapped keep it until they unmap it.
+    func unlink() { shm_unlink(name) }
+
+    /// Removes the object of a store without mapping it.
+    static func unlink(storeID: [UInt8]) { shm_unlink(objectName(storeID: storeID)) }
+
+    /// The region size to use when the caller names none: an eighth of RAM within 256 MiB … 4 GiB and
+    /// within what shared memory can hold.
+    static func defaultSize() -> Int {
+        let memory = sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))
+        let wanted = min(max(memory / 8, 256 << 20), 4 << 30)
+        let possible = Int(min(sharedMemoryBytesAvailable(), UInt64(Int.max)))
+        return min(wanted, possible) / RegionLayout.slabBytes * RegionLayout.slabBytes
+    }
+
+    /// This boot of the machine: shared memory of another boot cannot exist, so a region that names one
+    /// was copied there.
+    static func currentBootID() -> String {
+        guard let file = fopen("/proc/sys/kernel/random/boot_id", "r") else { return "unknown" }
+        defer { fclose(file) }
+        var buffer = [UInt8](repeating: 0, count: 64)
+        let count = fread(&buffer, 1, 36, file)
+        return String(decoding: buffer.prefix(count), as: UTF8.self)
+    }
+
+    /// A checked pointer to `bytes` bytes at `offset`; nil when they do not lie in the region.
+    @inline(__always)
+    func pointer(at offset: Int, bytes: Int) -> UnsafeMutableRawPointer? {
+        guard offset >= 0, bytes >= 0, offset <= size - bytes else { return nil }
+        return base + offset
+    }
+
+    /// The first byte of a slab; nil for a number outside the region.
+    @inline(__always)
+    func slab(_ number: UInt32) -> UnsafeMutableRawPointer? {
+        guard number < UInt32(slabCount) else { return nil }
+        return base + RegionLayout.firstSlabOffset + Int(number) * RegionLayout.slabBytes
+    }
+
+    func doorbell(_ index: Int) -> Doorbell {
+        Doorbell(base + RegionLayout.Doorbells.offset + index * RegionLayout.Doorbells.stride)
+    }
+
+    /// Everything up to this sequence number is visible to readers and survives the death of processes.
+    var visibleSequence: SequenceNumber {
+        @inline(__always) get {
+            sharedWord64(base + RegionLayout.Header.visibleSequence).pointee.load(ordering: .acquiring)
+        }
+        @inline(__always) set {
+            sharedWord64(base + RegionLayout.Header.visibleSequence).pointee.store(newValue, ordering: .releasing)
+        }
+    }
+
+    /// A fresh memtable id, never given twice in the life of a region.
+    func takeMemtableID() -> UInt64 {
+        sharedWord64(base + RegionLayout.Header.nextMemtableID).pointee.wrappingAdd(1, ordering: .relaxed).newValue
+    }
+
+    private static func map(_ descriptor: Int32, _ size: Int, _ name: String) throws(EngineError)
+        -> UnsafeMutableRawPointer
+    {
+        guard let base = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0), base != MAP_FAILED else {
+            throw .io(operation: "map shared memory", path: name, code: errno)
+        }
+        return base
+    }
+
+    private func initialise(storeID: [UInt8], bootID: String) {
+        memset(base, 0, RegionLayout.firstSlabOffset)
+        typealias Header = RegionLayout.Header
+        base.storeBytes(of: RegionLayout.magic, toByteOffset: Header.magic, as: UInt64.self)
+        base.storeBytes(of: RegionLayout.version, toByteOffset: Header.version, as: UInt32.self)
+        base.storeBytes(of: UInt32(RegionLayout.slabBytes), toByteOffset: Header.slabBytes, as: UInt32.self)
+        base.storeBytes(of: UInt64(size), toByteOffset: Header.regionBytes, as: UInt64.self)
+        for (index, byte) in storeID.prefix(16).enumerated() {
+            base.storeBytes(of: byte, toByteOffset: Header.storeID + index, as: UInt8.self)
+        }
+        for (index, byte) in bootID.utf8.prefix(39).enumerated() {
+            base.storeBytes(of: byte, toByteOffset: Header.bootID + index, as: UInt8.self)
+        }
+        sharedWord32(base + Header.ready).pointee.store(1, ordering: .releasing)
+    }
+
+    private func reasonToDistrust(storeID: [UInt8], bootID: String) -> String? {
+        typealias Header = RegionLayout.Header
+        guard base.load(fromByteOffset: Header.magic, as: UInt64.self) == RegionLayout.magic else {
+            return "the region has a foreign magic number"
+        }
+        let version = base.load(fromByteOffset: Header.version, as: UInt32.self)
+        guard version == RegionLayout.version else {
+            return "the region has layout version \(version), this build uses \(RegionLayout.version)"
+        }
+        guard base.load(fromByteOffset: Header.slabBytes, as: UInt32.self) == UInt32(RegionLayout.slabBytes),
+            base.load(fromByteOffset: Header.regionBytes, as: UInt64.self) == UInt64(size),
+            sharedWord32(base + Header.ready).pointee.load(ordering: .acquiring) == 1
+        else { return "the region was not completely initialised" }
+        let foundStore = [UInt8](UnsafeRawBufferPointer(start: base + Header.storeID, count: 16))
+        guard foundStore == [UInt8](storeID.prefix(16)) else { return "the region belongs to another store" }
+        let text = UnsafeRawBufferPointer(start: base + Header.bootID, count: 40).prefix { $0 != 0 }
+        guard [UInt8](text) == [UInt8](bootID.utf8.prefix(39)) else { return "the region is of another boot" }
+        return nil
+    }
+}
+
+/// Free bytes of the file system behind POSIX shared memory.
+func sharedMemoryBytesAvailable() -> UInt64 {
+    var status = statvfs()
+    guard statvfs("/dev/shm", &status) == 0 else { return 0 }
+    return UInt64(status.f_bavail) * UInt64(status.f_frsize)
+}

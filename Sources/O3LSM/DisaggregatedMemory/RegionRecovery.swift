@@ -1,0 +1,82 @@
+/// Finds the memtables that a region holds after its owner has died, in whatever state it died.
+struct RegionRecovery {
+    /// Oldest first; the last one is active, unless the owner died while it switched memtables.
+    var memtables: [Memtable] = []
+    /// Entries of batches that had not become visible.
+    var droppedEntries: UInt64 = 0
+
+    /// - Parameters:
+    ///   - flushed: everything up to here is in tables.
+    ///   - visible: everything up to here had become visible.
+    /// - Throws: `.corruption` when the region cannot be what an owner left behind; nothing in it is to be
+    ///   trusted then.
+    static func run(
+        _ region: Region, _ allocator: SlabAllocator, flushed: SequenceNumber, visible: SequenceNumber
+    ) throws(EngineError) -> RegionRecovery {
+        let directory = MemtableDirectory(region)
+        var recovery = RegionRecovery()
+        func corrupt(_ expected: String, _ found: String) -> EngineError {
+            .corruption(file: "DM region \(region.name)", offset: 0, expected: expected, found: found)
+        }
+        guard visible >= flushed, visible <= maximumSequenceNumber else {
+            throw corrupt("a visible sequence of at least \(flushed)", "\(visible)")
+        }
+        for slot in 0..<directory.count {
+            guard let state = directory.state(slot) else { throw corrupt("a memtable state in slot \(slot)", "another value") }
+            switch state {
+            case .free: continue
+            case .flushed:
+                directory.setState(slot, .free)
+                continue
+            case .sealed, .flushing:
+                // Its commit may have been the owner's last act.
+                if directory.lastSequence(slot) <= flushed {
+                    directory.setState(slot, .free)
+                    continue
+                }
+            case .active: break
+            }
+            recovery.memtables.append(
+                try Memtable.attach(region: region, slot: slot, allocator: allocator) { allocator.claim($0) })
+        }
+        recovery.memtables.sort { ($0.firstSequence, $0.id) < ($1.firstSequence, $1.id) }
+        try recovery.settle(flushed, visible, corrupt)
+        return recovery
+    }
+
+    private mutating func settle(
+        _ flushed: SequenceNumber, _ visible: SequenceNumber, _ corrupt: (String, String) -> EngineError
+    ) throws(EngineError) {
+        var expected = flushed + 1
+        for (index, memtable) in memtables.enumerated() {
+            let isActive = memtable.state == .active
+            guard !isActive || index == memtables.count - 1 else { throw corrupt("one active memtable, the newest", "another") }
+            let needsTrim = isActive || memtable.lastSequence > visible
+            if needsTrim {
+                let first = min(memtable.firstSequence, visible + 1)
+                memtable.correct(firstSequence: first, lastSequence: isActive ? nil : visible)
+            }
+            guard memtable.firstSequence == expected else {
+                throw corrupt("a memtable that begins with sequence \(expected)", "\(memtable.firstSequence)")
+            }
+            for shard in memtable.map.shards {
+                if needsTrim {
+                    let findings = try shard.trim(to: visible)
+                    droppedEntries += findings.dropped
+                    for tombstone in findings.tombstones { memtable.tombstones.add(tombstone) }
+                } else {
+                    for tombstone in try shard.collectTombstones() { memtable.tombstones.add(tombstone) }
+                }
+            }
+            if !isActive {
+                memtable.setState(.sealed)
+                expected = memtable.lastSequence + 1
+            } else {
+                expected = visible + 1
+            }
+        }
+        guard expected == visible + 1 else {
+            throw corrupt("memtables up to sequence \(visible)", "up to \(expected - 1)")
+        }
+    }
+}

@@ -1,0 +1,264 @@
+import Glibc
+import Synchronization
+
+/// The parts of an open store, wired together. `Database` is its public face.
+final class EngineCore: @unchecked Sendable {
+    // @unchecked: the parts are thread-safe; the rest is immutable.
+    let layout: StoreLayout
+    let storage: any Storage
+    let options: Options
+    let region: Region
+    let allocator: SlabAllocator
+    let versions: VersionSet
+    let tables: TableCache
+    let holder: ReadStateHolder
+    let snapshots: SnapshotList
+    let writes: WritePath
+    let log: WriteAheadLog
+    let control: ControlPlane
+    let executor: LocalExecutor
+    let recovery: Statistics.Recovery
+    /// The store's lock; nil once this process has let go of the store.
+    private let lock: Mutex<(any FileLock)?>
+    private let node: Int
+
+    init(
+        layout: StoreLayout, storage: any Storage, options: Options, region: Region, allocator: SlabAllocator,
+        versions: VersionSet, tables: TableCache, holder: ReadStateHolder, snapshots: SnapshotList,
+        writes: WritePath, log: WriteAheadLog, control: ControlPlane, executor: LocalExecutor,
+        recovery: Statistics.Recovery, lock: any FileLock, node: Int
+    ) {
+        self.layout = layout
+        self.storage = storage
+        self.options = options
+        self.region = region
+        self.allocator = allocator
+        self.versions = versions
+        self.tables = tables
+        self.holder = holder
+        self.snapshots = snapshots
+        self.writes = writes
+        self.log = log
+        self.control = control
+        self.executor = executor
+        self.recovery = recovery
+        self.lock = Mutex(lock)
+        self.node = node
+    }
+
+    func flush() throws(EngineError) {
+        if options.readOnly { return }
+        let last = try writes.seal()
+        try control.waitForFlush(through: last)
+    }
+
+    func close() throws(EngineError) {
+        defer { stopThreads() }
+        if options.readOnly { return }
+        try flush()
+        executor.stop()
+        control.stop()
+        // Everything is in tables: nothing in DM is needed any more. The lock is still held: nobody else can
+        // have attached to the region.
+        region.unlink()
+    }
+
+    /// Ends all work in the background and lets go of the store; DM stays as it is.
+    func stopThreads() {
+        let held = lock.withLock { lock in
+            defer { lock = nil }
+            return lock
+        }
+        guard held != nil else { return }
+        executor.stop()
+        control.stop()
+        NodeTable(region).detach(node)
+        withExtendedLifetime(held) {}
+    }
+
+    // MARK: Point reads
+
+    /// The newest value of a key at `sequence`; nil when it is deleted or was never there.
+    @inline(__always)
+    func lookup(_ key: UnsafeRawBufferPointer, _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
+        -> PinnedValue?
+    {
+        let hash = hashKey(key)
+        // Sources are visited from new to old, so that a tombstone over the key hides all that come after.
+        for memtable in state.memtables {
+            let tombstone =
+                memtable.tombstones.isEmpty ? 0 : memtable.tombstones.newestCovering(key, upTo: sequence)
+            switch try memtable.lookup(key, hash: hash, sequence) {
+            case .put(let value, let found): return found > tombstone ? value : nil
+            case .deleted: return nil
+            case .notFound: if tombstone > 0 { return nil }
+            }
+        }
+        return try lookupInTables(key, state.version, sequence)
+    }
+
+    private func lookupInTables(_ key: UnsafeRawBufferPointer, _ version: Version, _ sequence: SequenceNumber)
+        throws(EngineError) -> PinnedValue?
+    {
+        for file in version.levels[0] where file.mayHold(key) {
+            if let answer = try lookup(key, in: file, sequence) { return answer.value }
+        }
+        for level in 1..<version.levels.count {
+            guard let file = version.file(level: level, containing: key) else { continue }
+            if let answer = try lookup(key, in: file, sequence) { return answer.value }
+        }
+        return nil
+    }
+
+    /// nil: the table says nothing of the key. A nil value: it is deleted.
+    private func lookup(_ key: UnsafeRawBufferPointer, in file: FileMetadata, _ sequence: SequenceNumber)
+        throws(EngineError) -> (value: PinnedValue?, Void)?
+    {
+        let table = try tables.table(file)
+        let tombstone =
+            file.rangeTombstoneCount == 0 ? 0 : table.rangeTombstones.newestCovering(key, upTo: sequence)
+        switch try table.lookup(key, sequence) {
+        case .put(let value, let found): return (found > tombstone ? value : nil, ())
+        case .deleted: return (nil, ())
+        case .notFound: return tombstone > 0 ? (nil, ()) : nil
+        }
+    }
+
+    // MARK: Scans
+
+    func makeIterator(_ read: ReadOptions) throws(EngineError) -> DatabaseIterator {
+        let state = holder.current
+        let sequence = read.snapshot?.sequence ?? region.visibleSequence
+        var sources: [InternalIterator] = []
+        var tombstones: [RangeTombstone] = []
+        for memtable in state.memtables {
+            sources.append(memtable.makeIterator())
+            tombstones += memtable.tombstones.tombstones(from: read.lowerBound, to: read.upperBound)
+        }
+        let tables = self.tables
+        let fillCache = read.fillCache
+        for (level, files) in state.version.levels.enumerated() {
+            let wanted = files.filter { $0.isWithin(read.lowerBound, read.upperBound) }
+            for file in wanted where file.rangeTombstoneCount > 0 {
+                tombstones += try tables.table(file).rangeTombstones
+                    .clipped(to: read.lowerBound, read.upperBound).tombstones()
+            }
+            if level == 0 {
+                for file in wanted { sources.append(try tables.table(file).makeIterator(fillCache: fillCache)) }
+            } else if !wanted.isEmpty {
+                sources.append(
+                    LevelIterator(files: wanted) { file throws(EngineError) in
+                        try tables.table(file).makeIterator(fillCache: fillCache)
+                    })
+            }
+        }
+        var pins: [AnyObject] = [state]
+        if let snapshot = read.snapshot { pins.append(snapshot) }
+        return DatabaseIterator(
+            source: MergingIterator.over(sources), sequence: sequence,
+            tombstones: tombstones.isEmpty ? .empty : FragmentedTombstones(tombstones),
+            lowerBound: read.lowerBound, upperBound: read.upperBound, pins: pins)
+    }
+
+    // MARK: Knowing
+
+    func approximateSize(_ begin: [UInt8], _ end: [UInt8]) -> UInt64 {
+        guard compareKeys(begin, end) < 0 else { return 0 }
+        let state = holder.current
+        var total: UInt64 = 0
+        for files in state.version.levels {
+            for file in files where file.isWithin(begin, end) {
+                // A table that cannot be opened counts whole: the answer is an estimate.
+                guard let table = try? tables.table(file) else {
+                    total += file.size
+                    continue
+                }
+                let from = begin.withUnsafeBytes { table.approximateOffset($0) }
+                let to = end.withUnsafeBytes { table.approximateOffset($0) }
+                total += to > from ? to - from : 0
+            }
+        }
+        for memtable in state.memtables {
+            let map = memtable.map
+            for (position, shard) in map.shards.enumerated() where !shard.isEmpty {
+                if compareKeys(shard.lowerBound, end) >= 0 { continue }
+                if let upper = map.upperBound(position), compareKeys(upper, begin) <= 0 { continue }
+                total += UInt64(shard.used)
+            }
+        }
+        return total
+    }
+
+    func statistics() -> Statistics {
+        let state = holder.current
+        var statistics = Statistics()
+        statistics.visibleSequence = region.visibleSequence
+        statistics.flushedSequence = versions.flushedSequence
+        statistics.bytesWritten = writes.bytesWritten.load(ordering: .relaxed)
+        statistics.writes = writes.batchesWritten.load(ordering: .relaxed)
+        statistics.snapshots = snapshots.sequences.count
+        control.fill(&statistics)
+        statistics.stalls = writes.throttle.statistics()
+        statistics.levels = state.version.levels.enumerated().map { level, files in
+            Statistics.Level(level: level, files: files.count, bytes: files.reduce(0) { $0 + $1.size })
+        }
+        statistics.dm.regionBytes = region.size
+        statistics.dm.slabs = allocator.slabCount
+        statistics.dm.freeSlabs = allocator.available
+        statistics.dm.memtables = state.memtables.map { memtable in
+            Statistics.MemtableState(
+                id: memtable.id, state: "\(memtable.state)", bytes: memtable.reservedBytes,
+                entries: memtable.entryCount,
+                shards: memtable.map.shards.map { $0.isEmpty ? 0 : $0.used - RegionLayout.ShardRoot.firstEntry })
+        }
+        statistics.wal = log.statistics()
+        let cache = tables.blockCache.statistics
+        statistics.cache = Statistics.Cache(
+            hits: cache.hits, misses: cache.misses, usedBytes: cache.usedBytes, capacityBytes: cache.capacity)
+        statistics.recovery = recovery
+        return statistics
+    }
+
+    func verify(progress: (_ done: UInt64, _ total: UInt64) -> Void) -> [EngineError] {
+        let version = holder.current.version
+        var problems: [EngineError] = []
+        do throws(EngineError) { try version.checkInvariants() } catch { problems.append(error) }
+        let files = version.levels.flatMap { $0 }
+        for (index, file) in files.enumerated() {
+            progress(UInt64(index), UInt64(files.count))
+            do throws(EngineError) {
+                let table = try tables.table(file)
+                try table.verify()
+                guard table.properties.entryCount == file.entryCount,
+                    table.properties.rangeTombstoneCount == file.rangeTombstoneCount
+                else {
+                    throw .corruption(
+                        file: layout.table(file.number), offset: 0,
+                        expected: "\(file.entryCount) entries, as the manifest says",
+                        found: "\(table.properties.entryCount)")
+                }
+            } catch {
+                problems.append(error)
+            }
+        }
+        progress(UInt64(files.count), UInt64(files.count))
+        return problems
+    }
+}
+
+extension FileMetadata {
+    /// Whether a key may be in the table, by its bounds. A key equal to an exclusive end may be let
+    /// through: the table then says that it does not have it.
+    @inline(__always)
+    func mayHold(_ key: UnsafeRawBufferPointer) -> Bool {
+        smallest.userKey.withUnsafeBytes { compareKeys($0, key) <= 0 }
+            && largest.userKey.withUnsafeBytes { compareKeys(key, $0) <= 0 }
+    }
+
+    /// Whether the table may hold keys of `begin ..< end` (nil: unbounded).
+    func isWithin(_ begin: [UInt8]?, _ end: [UInt8]?) -> Bool {
+        if let end, compareKeys(smallest.userKey, end) >= 0 { return false }
+        if let begin, compareKeys(largest.userKey, begin) < 0 { return false }
+        return true
+    }
+}

@@ -1,0 +1,117 @@
+/// Executes a flush: reads a shard straight from DM and writes one table. Stateless: everything it needs is
+/// in the descriptor, the region and the store.
+struct FlushExecutor: Sendable {
+    let storage: any Storage
+    let layout: StoreLayout
+    /// The sealed memtable a descriptor names; nil when there is none any more.
+    let memtable: @Sendable (_ id: UInt64) -> Memtable?
+
+    /// Writes, syncs and measures the table. Every entry's checksum is verified on the way.
+    ///
+    /// An entry is dropped when a newer one of its key, or a range tombstone, hides it from the newest
+    /// state and from every snapshot. On an error the table's file is removed.
+    func run(_ descriptor: FlushDescriptor) throws(EngineError) -> FlushResult {
+        guard let memtable = memtable(descriptor.memtableID) else {
+            throw .invalidArgument("there is no memtable \(descriptor.memtableID) to flush")
+        }
+        let map = memtable.map
+        guard let shard = map.shards.first(where: { $0.index == descriptor.shard }) else {
+            throw .invalidArgument("memtable \(descriptor.memtableID) has no shard \(descriptor.shard)")
+        }
+        let path = layout.table(descriptor.fileNumber)
+        do throws(EngineError) {
+            return try write(descriptor, memtable, shard, path)
+        } catch {
+            // Best effort: recovery removes what no version names.
+            try? storage.delete(path)
+            throw error
+        }
+    }
+
+    private func write(_ descriptor: FlushDescriptor, _ memtable: Memtable, _ shard: Shard, _ path: String)
+        throws(EngineError) -> FlushResult
+    {
+        var tableOptions = TableOptions(Options())
+        tableOptions.blockSize = descriptor.blockSize
+        tableOptions.compression = descriptor.compression
+        tableOptions.bloomBitsPerKey = descriptor.bloomBitsPerKey
+        let file = try storage.create(path)
+        let builder = TableBuilder(file: file, number: descriptor.fileNumber, options: tableOptions)
+        let clipped = memtable.tombstones.tombstones(
+            from: descriptor.lowerBound.isEmpty ? nil : descriptor.lowerBound, to: descriptor.upperBound)
+        let tombstones = FragmentedTombstones(clipped)
+        let strata = SnapshotStrata(descriptor.snapshots)
+        let iterator = ShardIterator(shard, owner: memtable)
+        try iterator.seekToFirst()
+        var read: UInt64 = 0
+        var dropped: UInt64 = 0
+        var previousKey = UnsafeRawBufferPointer(start: nil, count: 0)
+        var previousStratum = -1
+        while let entry = iterator.entry {
+            let room = RegionLayout.slabBytes - Int(iterator.entryOffset) % RegionLayout.slabBytes
+            guard entry.isIntact(room: room) else {
+                throw shard.corruption(at: iterator.entryOffset, "an entry with an intact checksum", "other bytes")
+            }
+            read += 1
+            let key = entry.key
+            let stratum = strata.stratum(of: entry.sequence)
+            let isHidden = previousStratum == stratum && compareKeys(previousKey, key) == 0
+            if isHidden || isDeleted(key, entry.sequence, stratum, tombstones, strata) {
+                dropped += 1
+            } else {
+                try builder.add(key, entry.trailer, entry.value)
+            }
+            // Keys stay where they are in the arena, so that the pointer outlives the step.
+            previousKey = key
+            previousStratum = stratum
+            try iterator.next()
+        }
+        for tombstone in clipped { try builder.addRangeTombstone(tombstone) }
+        guard let metadata = try builder.finish() else {
+            try file.close()
+            try storage.delete(path)
+            return FlushResult(wroteTable: false, entriesRead: read, entriesDropped: dropped, fileSize: 0)
+        }
+        try file.close()
+        try storage.syncDirectory(layout.tableDirectory)
+        return FlushResult(
+            wroteTable: true, entriesRead: read, entriesDropped: dropped, fileSize: metadata.size)
+    }
+
+    private func isDeleted(
+        _ key: UnsafeRawBufferPointer, _ sequence: SequenceNumber, _ stratum: Int,
+        _ tombstones: FragmentedTombstones, _ strata: SnapshotStrata
+    ) -> Bool {
+        if tombstones.isEmpty { return false }
+        let newest = tombstones.newestCovering(key, upTo: strata.upperEnd(of: stratum))
+        return newest > sequence
+    }
+}
+
+/// Snapshots cut history into strata: of the entries of one key in one stratum, readers can see only the
+/// newest.
+struct SnapshotStrata: Sendable {
+    private let snapshots: [SequenceNumber]
+
+    /// - Parameter snapshots: ascending.
+    init(_ snapshots: [SequenceNumber]) { self.snapshots = snapshots }
+
+    /// 0 is the oldest stratum: everything the oldest snapshot sees.
+    @inline(__always)
+    func stratum(of sequence: SequenceNumber) -> Int {
+        if snapshots.isEmpty { return 0 }
+        var low = 0
+        var high = snapshots.count
+        while low < high {
+            let middle = (low + high) >> 1
+            if snapshots[middle] < sequence { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    /// The greatest sequence that belongs to a stratum.
+    @inline(__always)
+    func upperEnd(of stratum: Int) -> SequenceNumber {
+        stratum < snapshots.count ? snapshots[stratum] : maximumSequenceNumber
+    }
+}

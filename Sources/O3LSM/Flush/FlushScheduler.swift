@@ -1,0 +1,202 @@
+/// Plans the flushes of sealed memtables and commits them, oldest memtable first.
+///
+/// A memtable's shards are flushed by independent jobs; when the last of them is done and every older
+/// memtable has been committed, one version edit installs all the tables and moves the flushed sequence.
+/// That is what keeps the store a prefix of its history. Used by the control plane's thread only.
+final class FlushScheduler {
+    /// What the scheduler needs of the rest of the engine.
+    struct Context {
+        var options: Options
+        var jobs: JobTable
+        var layout: StoreLayout
+        var storage: any Storage
+        var versions: VersionSet
+        var holder: ReadStateHolder
+        var tables: TableCache
+        var snapshots: SnapshotList
+        var region: Region
+    }
+
+    private struct ShardJob {
+        var descriptor: FlushDescriptor
+        var expectedEntries: UInt64
+        var slot: Int?
+        var file: FileMetadata?
+        var isDone = false
+        var retryAt: UInt64 = 0
+        var startedAt: UInt64 = 0
+    }
+    private struct Plan {
+        var memtable: Memtable
+        var shards: [ShardJob]
+    }
+
+    private let context: Context
+    private var plans: [Plan] = []
+    private var nextJobID: UInt64 = 1
+    private(set) var work = Statistics.Work()
+    /// Recent speed of flushing, bytes of memtable a second; 0 before the first flush.
+    private(set) var bytesPerSecond = 0.0
+    private var lastCommit: UInt64 = 0
+
+    /// How long a failed job waits before it is tried again, in nanoseconds.
+    private static let retryNanoseconds: UInt64 = 200_000_000
+
+    init(_ context: Context) { self.context = context }
+
+    var isIdle: Bool { plans.isEmpty }
+    /// Bytes of memtables that wait for their flush to be committed.
+    var pendingBytes: Int { plans.reduce(0) { $0 + $1.memtable.reservedBytes } }
+
+    /// Makes plans for memtables that have been sealed since.
+    func planSealedMemtables() {
+        for memtable in context.holder.current.memtables.reversed()
+        where memtable.state == .sealed && !plans.contains(where: { $0.memtable === memtable }) {
+            // A batch that was reserved before the seal may still be on its way.
+            guard context.region.visibleSequence >= memtable.lastSequence else { return }
+            plans.append(plan(memtable))
+            memtable.setState(.flushing)
+        }
+    }
+
+    private func plan(_ memtable: Memtable) -> Plan {
+        let map = memtable.map
+        var shards: [ShardJob] = []
+        for (position, shard) in map.shards.enumerated() {
+            let upper = map.upperBound(position)
+            let points = shard.entryCount - shard.tombstoneCount
+            // A tombstone that begins in one shard may reach over others: they get their piece of it.
+            guard points > 0 || !memtable.tombstones.tombstones(from: shard.lowerBound, to: upper).isEmpty else {
+                continue
+            }
+            shards.append(
+                ShardJob(
+                    descriptor: FlushDescriptor(
+                        memtableID: memtable.id, slot: memtable.slot, shard: shard.index,
+                        lowerBound: shard.lowerBound, upperBound: upper, fileNumber: 0,
+                        snapshots: context.snapshots.sequences, blockSize: context.options.blockSize,
+                        compression: context.options.compression,
+                        bloomBitsPerKey: context.options.bloomBitsPerKey),
+                    expectedEntries: points))
+        }
+        return Plan(memtable: memtable, shards: shards)
+    }
+
+    /// Posts what waits, collects what is done, commits what is complete.
+    ///
+    /// - Returns: the memtables that were committed, and the error of the newest failed attempt.
+    func step() throws(EngineError) -> (committed: [Memtable], failure: EngineError?) {
+        var failure: EngineError?
+        let now = monotonicNanoseconds()
+        for plan in plans.indices {
+            for shard in plans[plan].shards.indices where !plans[plan].shards[shard].isDone {
+                if plans[plan].shards[shard].slot == nil {
+                    post(&plans[plan].shards[shard], now)
+                } else if let error = collect(&plans[plan].shards[shard], now) {
+                    failure = error
+                }
+            }
+        }
+        var committed: [Memtable] = []
+        while let plan = plans.first, plan.shards.allSatisfy(\.isDone) {
+            try commit(plan)
+            committed.append(plan.memtable)
+            plans.removeFirst()
+        }
+        return (committed, failure)
+    }
+
+    private func post(_ job: inout ShardJob, _ now: UInt64) {
+        guard now >= job.retryAt else { return }
+        // Every attempt writes a file of its own.
+        job.descriptor.fileNumber = context.versions.newFileNumber()
+        job.slot = context.jobs.post(
+            .flush, jobID: nextJobID, generation: nextJobID, descriptor: job.descriptor.encode())
+        job.startedAt = now
+        if job.slot != nil { nextJobID += 1 }
+    }
+
+    private func collect(_ job: inout ShardJob, _ now: UInt64) -> EngineError? {
+        guard let slot = job.slot else { return nil }
+        let error: EngineError
+        switch context.jobs.outcome(slot) {
+        case .pending:
+            return nil
+        case .done(let bytes):
+            context.jobs.release(slot)
+            job.slot = nil
+            do throws(EngineError) {
+                job.file = try verify(FlushResult.decode(bytes), job)
+                job.isDone = true
+                work.localJobs += 1
+                work.seconds += Double(now - job.startedAt) / 1e9
+                return nil
+            } catch let refused {
+                error = refused
+            }
+        case .failed(let message):
+            context.jobs.release(slot)
+            job.slot = nil
+            let failure = JobFailure(encoded: message)
+            error = .io(operation: "flush (\(failure.message)) into", path: context.layout.table(job.descriptor.fileNumber), code: failure.code)
+        }
+        // Best effort: recovery removes tables that no version names.
+        try? context.storage.delete(context.layout.table(job.descriptor.fileNumber))
+        context.tables.evict(number: job.descriptor.fileNumber)
+        job.retryAt = now + FlushScheduler.retryNanoseconds
+        work.failedJobs += 1
+        return error
+    }
+
+    /// Checks what an executor claims against the shard and against the table itself.
+    private func verify(_ result: FlushResult?, _ job: ShardJob) throws(EngineError) -> FileMetadata? {
+        let path = context.layout.table(job.descriptor.fileNumber)
+        func refuse(_ expected: String, _ found: String) -> EngineError {
+            .corruption(file: path, offset: 0, expected: expected, found: found)
+        }
+        guard let result else { throw refuse("a flush result", "other bytes") }
+        guard result.entriesRead == job.expectedEntries else {
+            throw refuse("\(job.expectedEntries) entries of the shard", "\(result.entriesRead)")
+        }
+        work.entriesIn += result.entriesRead
+        work.entriesDropped += result.entriesDropped
+        guard result.wroteTable else { return nil }
+        let table = try context.tables.openForVerification(number: job.descriptor.fileNumber)
+        let file = table.properties.metadata(number: job.descriptor.fileNumber, size: result.fileSize)
+        guard file.size == result.fileSize, file.entryCount == result.entriesRead - result.entriesDropped,
+            compareKeys(job.descriptor.lowerBound, file.smallest.userKey) <= 0
+        else {
+            throw refuse(
+                "\(result.entriesRead - result.entriesDropped) entries in \(result.fileSize) bytes",
+                "\(file.entryCount) in \(file.size)")
+        }
+        if let upper = job.descriptor.upperBound {
+            guard compareKeys(file.largest.userKey, upper) <= 0 else {
+                throw refuse("keys below the shard's upper bound", "a greater key")
+            }
+        }
+        work.bytesWritten += file.size
+        return file
+    }
+
+    private func commit(_ plan: Plan) throws(EngineError) {
+        var edit = VersionEdit()
+        edit.addedFiles = plan.shards.compactMap { job in job.file.map { (level: 0, file: $0) } }
+        edit.flushedSequence = plan.memtable.lastSequence
+        try context.versions.logAndApply(edit)
+        let version = context.versions.current
+        context.holder.update { state in
+            ReadState(memtables: state.memtables.filter { $0 !== plan.memtable }, version: version)
+        }
+        plan.memtable.markReleasable()
+        work.bytesRead += UInt64(plan.memtable.reservedBytes)
+        let now = monotonicNanoseconds()
+        if let started = plan.shards.map(\.startedAt).min() {
+            // From the later of its start and the commit before it: flushes of several memtables overlap.
+            let seconds = Double(now - max(started, lastCommit)) / 1e9
+            let speed = Double(plan.memtable.reservedBytes) / max(seconds, 0.001)
+            bytesPerSecond = bytesPerSecond == 0 ? speed : bytesPerSecond * 0.7 + speed * 0.3
+        }
+        lastCommit = now
+    }
+}

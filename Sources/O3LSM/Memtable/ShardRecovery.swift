@@ -1,0 +1,87 @@
+import Synchronization
+
+extension Shard {
+    /// What a recovery found in a shard.
+    struct Findings {
+        /// Entries of batches that never became visible, taken out.
+        var dropped: UInt64 = 0
+        var tombstones: [RangeTombstone] = []
+    }
+
+    /// Takes out every entry beyond `visible` and verifies the rest: after this the shard holds exactly
+    /// what readers could see when its writers died. Nobody else may use the shard meanwhile, and a crash
+    /// in the middle is mended by running it again.
+    ///
+    /// - Throws: `.corruption` when an entry that was visible is not intact.
+    func trim(to visible: SequenceNumber) throws(EngineError) -> Findings {
+        var findings = Findings()
+        var scan = ShardScan(self)
+        var dead: [UInt32] = []
+        var live: UInt64 = 0
+        while try scan.next() {
+            guard let entry = scan.current else { break }
+            guard entry.sequence <= visible else {
+                dead.append(scan.currentOffset)
+                continue
+            }
+            let room = RegionLayout.slabBytes - Int(scan.currentOffset) % RegionLayout.slabBytes
+            guard entry.isIntact(room: room), let kind = entry.kind else {
+                throw corruption(at: scan.currentOffset, "an entry with an intact checksum", "other bytes")
+            }
+            live += 1
+            if kind == .rangeDelete { findings.tombstones.append(entry.rangeTombstone) }
+        }
+        guard !isEmpty else { return findings }
+        if !dead.isEmpty {
+            unlinkEntries(beyond: visible)
+            for offset in dead {
+                address(Int(offset)).storeBytes(
+                    of: Entry.deadKind, toByteOffset: Entry.kind, as: UInt8.self)
+            }
+        }
+        sharedWord64(root + Root.entryCount).pointee.store(live, ordering: .relaxed)
+        sharedWord32(root + Root.tombstoneCount).pointee.store(
+            UInt32(truncatingIfNeeded: findings.tombstones.count), ordering: .relaxed)
+        findings.dropped = UInt64(dead.count)
+        return findings
+    }
+
+    /// The range tombstones of a shard that is known to be whole.
+    func collectTombstones() throws(EngineError) -> [RangeTombstone] {
+        guard tombstoneCount > 0 else { return [] }
+        var tombstones: [RangeTombstone] = []
+        var scan = ShardScan(self)
+        while try scan.next() {
+            guard let entry = scan.current, entry.kind == .rangeDelete else { continue }
+            let room = RegionLayout.slabBytes - Int(scan.currentOffset) % RegionLayout.slabBytes
+            guard entry.isIntact(room: room) else {
+                throw corruption(at: scan.currentOffset, "a range tombstone with an intact checksum", "other bytes")
+            }
+            tombstones.append(entry.rangeTombstone)
+        }
+        return tombstones
+    }
+
+    /// Takes the nodes beyond a sequence out of the index, upper levels first, so that the list is whole at
+    /// every moment.
+    private func unlinkEntries(beyond visible: SequenceNumber) {
+        for level in (0..<Entry.maximumHeight).reversed() {
+            var before: UInt32 = 0
+            while true {
+                var next = successor(before, level)
+                let first = next
+                while next != 0, let entry = entry(next), entry.sequence > visible { next = successor(next, level) }
+                if next != first { setSuccessor(before, level, next) }
+                if next == 0 { break }
+                before = next
+            }
+        }
+    }
+}
+
+extension EntryView {
+    /// Only for entries of that kind.
+    var rangeTombstone: RangeTombstone {
+        RangeTombstone(begin: [UInt8](key), end: [UInt8](value), sequence: sequence)
+    }
+}

@@ -1,0 +1,313 @@
+import CSystem
+import Glibc
+import Synchronization
+
+/// How a batch gets into the active memtable.
+///
+/// A short lock gives the batch its sequence numbers and its room; copying and linking happen outside it,
+/// by as many threads as there are; then batches become visible one after the other, in sequence order,
+/// each with a single store. A batch is whole to every reader and to every recovery, or not there.
+/// Thread-safe.
+final class WritePath: @unchecked Sendable {
+    // @unchecked: `locked` is guarded by `lock`.
+    let region: Region
+    let allocator: SlabAllocator
+    let throttle: WriteThrottle
+    private let options: Options
+    private let holder: ReadStateHolder
+    private let fairShare: Int
+
+    private struct Locked {
+        var active: Memtable
+        var nextSequence: SequenceNumber
+        var random: UInt64
+    }
+    private let lock: Mutex<Locked>
+    /// One thread at a time switches memtables.
+    private let switchLock = Mutex<Void>(())
+    /// Rung when slabs or slots have come free, or writers may go on.
+    private let roomWord = Atomic<UInt32>(0)
+    /// Set by the control plane: why writers must wait, or nil. 0 none, 1 L0 is full.
+    let stop = Atomic<Int>(0)
+    private let failure = Mutex<EngineError?>(nil)
+    private let hasFailure = Atomic<Bool>(false)
+    /// Told after a memtable has been sealed.
+    let onSeal = Mutex<(@Sendable () -> Void)?>(nil)
+
+    let bytesWritten = Atomic<UInt64>(0)
+    let batchesWritten = Atomic<UInt64>(0)
+
+    init(
+        region: Region, allocator: SlabAllocator, options: Options, holder: ReadStateHolder, active: Memtable,
+        nextSequence: SequenceNumber, throttle: WriteThrottle
+    ) {
+        self.region = region
+        self.allocator = allocator
+        self.options = options
+        self.holder = holder
+        self.throttle = throttle
+        fairShare = max(options.memtableSize / options.shards, 1)
+        lock = Mutex(Locked(active: active, nextSequence: nextSequence, random: 0x9e37_79b9_7f4a_7c15 ^ active.id))
+    }
+
+    // MARK: Writing
+
+    /// Applies a batch. When this returns, the batch is visible and survives the death of any process.
+    ///
+    /// - Returns: the batch's last sequence number.
+    /// - Throws: `.invalidArgument` for keys, values or batches over their limits; what stops the store.
+    func write(_ batch: WriteBatch) throws(EngineError) -> SequenceNumber {
+        let bytes = try validate(batch)
+        if batch.isEmpty { return region.visibleSequence }
+        throttle.admit(bytes)
+        if hasFailure.load(ordering: .relaxed) { try checkFailure(batch, bytes) }
+        if stop.load(ordering: .relaxed) != 0 { try waitWhileStopped() }
+
+        var reserved = reserve(batch, bytes)
+        while reserved == nil {
+            try makeRoom(for: bytes, batch.count)
+            reserved = reserve(batch, bytes)
+        }
+        guard let (memtable, first) = reserved else { throw .closed }
+        fill(batch, memtable, first)
+        let last = first + UInt64(batch.count) - 1
+        publish(first, last)
+        memtable.inFlight.wrappingSubtract(1, ordering: .releasing)
+        bytesWritten.wrappingAdd(UInt64(bytes), ordering: .relaxed)
+        batchesWritten.wrappingAdd(1, ordering: .relaxed)
+        return last
+    }
+
+    private func validate(_ batch: WriteBatch) throws(EngineError) -> Int {
+        var bytes = 0
+        for operation in batch.operations {
+            guard operation.keyCount >= 1, operation.keyCount <= EntryLimits.maximumKeyBytes else {
+                throw .invalidArgument(
+                    "a key must have 1 to \(EntryLimits.maximumKeyBytes) bytes, not \(operation.keyCount)")
+            }
+            let limit = operation.kind == .rangeDelete ? EntryLimits.maximumKeyBytes : EntryLimits.maximumValueBytes
+            guard operation.valueCount <= limit else {
+                throw .invalidArgument("a value must have at most \(limit) bytes, not \(operation.valueCount)")
+            }
+            bytes += operation.keyCount + operation.valueCount
+        }
+        guard bytes <= EntryLimits.maximumBatchBytes else {
+            throw .invalidArgument(
+                "a batch must have at most \(EntryLimits.maximumBatchBytes) bytes, not \(bytes)")
+        }
+        return bytes
+    }
+
+    /// Sequence numbers and room for every entry; nil when the memtable has to be switched first.
+    private func reserve(_ batch: WriteBatch, _ bytes: Int) -> (Memtable, SequenceNumber)? {
+        batch.placements.removeAll(keepingCapacity: true)
+        return lock.withLock { locked -> (Memtable, SequenceNumber)? in
+            let memtable = locked.active
+            let stored = memtable.reservedBytes
+            guard stored == 0 || stored + bytes <= options.memtableSize, hasSlabs(for: bytes, batch.count, memtable)
+            else {
+                return nil
+            }
+            let first = locked.nextSequence
+            var map = memtable.map
+            var sequence = first
+            for operation in batch.operations {
+                let key = batch.key(of: operation)
+                var position = map.route(key)
+                if map.shards[position].reservedBytes >= fairShare,
+                    memtable.splitIfOutgrown(map.shards[position], for: key, fairShare: fairShare)
+                {
+                    map = memtable.map
+                    position = map.route(key)
+                }
+                locked.random ^= locked.random << 13
+                locked.random ^= locked.random >> 7
+                locked.random ^= locked.random << 17
+                // Each level holds a quarter of the one below.
+                let height = 1 + min(locked.random.trailingZeroBitCount / 2, RegionLayout.Entry.maximumHeight - 1)
+                let shard = map.references[position]
+                let size = Shard.allocationBytes(height: height, key: operation.keyCount, value: operation.valueCount)
+                let offset = memtable.reserve(shard._withUnsafeGuaranteedRef { $0 }, size, sequence)
+                // `hasSlabs` has made sure of the room; a shard's slab table is watched below.
+                guard offset != 0 else { return nil }
+                batch.placements.append(
+                    WriteBatch.Placement(shard: shard, offset: offset, height: UInt8(height)))
+                sequence += 1
+            }
+            locked.nextSequence = sequence
+            memtable.inFlight.wrappingAdd(1, ordering: .relaxed)
+            return (memtable, first)
+        }
+    }
+
+    /// Whether the region surely has the slabs a batch may need: half of a slab may stay unused when its
+    /// next entry is large, and each entry may be the first of its shard.
+    private func hasSlabs(for bytes: Int, _ count: Int, _ memtable: Memtable) -> Bool {
+        let bySize = bytes * 2 / RegionLayout.slabBytes + 1
+        return allocator.available >= bySize + min(count, memtable.map.shards.count + 1)
+    }
+
+    private func fill(_ batch: WriteBatch, _ memtable: Memtable, _ first: SequenceNumber) {
+        let lastIndex = batch.count - 1
+        for index in 0...lastIndex {
+            let operation = batch.operations[index]
+            let placement = batch.placements[index]
+            let key = batch.key(of: operation)
+            let flag = index == lastIndex ? RegionLayout.Entry.batchEndFlag : 0
+            placement.shard._withUnsafeGuaranteedRef { shard in
+                shard.fill(
+                    placement.offset, kind: operation.kind.rawValue | flag, height: Int(placement.height),
+                    sequence: first + UInt64(index), key: key, value: batch.value(of: operation))
+                if operation.kind == .rangeDelete {
+                    memtable.tombstones.add(
+                        RangeTombstone(
+                            begin: [UInt8](key), end: [UInt8](batch.value(of: operation)),
+                            sequence: first + UInt64(index)))
+                    shard.countTombstone()
+                } else {
+                    memtable.filter.add(hashKey(key))
+                    shard.insert(placement.offset, splice: &batch.splice)
+                }
+            }
+        }
+        batch.splice.shard = nil
+    }
+
+    /// Waits for the batches before this one, then makes it visible.
+    @inline(__always)
+    private func publish(_ first: SequenceNumber, _ last: SequenceNumber) {
+        var spins = 0
+        while region.visibleSequence != first - 1 {
+            spins += 1
+            if spins < 64 { o3_cpu_relax() } else { sched_yield() }
+        }
+        region.visibleSequence = last
+    }
+
+    // MARK: Making room
+
+    /// Seals the active memtable and puts a new one in its place; waits, a bounded time and counted, while
+    /// the region has no room for one.
+    private func makeRoom(for bytes: Int, _ count: Int) throws(EngineError) {
+        let start = monotonicNanoseconds()
+        var waited = false
+        defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
+        while true {
+            let ticket = roomWord.load(ordering: .acquiring)
+            if try trySwitch(needing: bytes, count) { return }
+            if hasFailure.load(ordering: .relaxed) { try throwFailure() }
+            waited = true
+            waitForRoom(ticket)
+        }
+    }
+
+    /// Switches memtables if the active one is still full. False when the region has no room.
+    private func trySwitch(needing bytes: Int, _ count: Int) throws(EngineError) -> Bool {
+        var isSwitched = false
+        let done = switchLock.withLock { _ -> Bool in
+            let (active, stored) = lock.withLock { ($0.active, $0.active.reservedBytes) }
+            let hasSlabs = self.hasSlabs(for: bytes, count, active)
+            if hasSlabs, stored == 0 || stored + bytes <= options.memtableSize { return true }
+            // A region that is full for now is no reason to seal a memtable that has room: flushes of
+            // the older ones make place. Only when there are none must this one go.
+            if !hasSlabs, stored < options.memtableSize / 2, holder.current.memtables.count > 1 { return false }
+            isSwitched = switchMemtable(active)
+            return isSwitched
+        }
+        if isSwitched { onSeal.withLock { $0 }?() }
+        return done
+    }
+
+    /// Under `switchLock`.
+    private func switchMemtable(_ active: Memtable) -> Bool {
+        guard
+            let fresh = Memtable.create(
+                region: region, allocator: allocator,
+                boundaries: ShardBoundaries.learn(from: active.map, shards: options.shards),
+                memtableSize: options.memtableSize)
+        else { return false }
+        lock.withLock { locked in
+            active.seal(lastSequence: locked.nextSequence - 1)
+            fresh.activate(firstSequence: locked.nextSequence)
+            holder.update { ReadState(memtables: [fresh] + $0.memtables, version: $0.version) }
+            locked.active = fresh
+        }
+        return true
+    }
+
+    /// Seals the active memtable if it holds anything.
+    ///
+    /// - Returns: the last sequence that was given out.
+    func seal() throws(EngineError) -> SequenceNumber {
+        let start = monotonicNanoseconds()
+        var waited = false
+        defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
+        while true {
+            let ticket = roomWord.load(ordering: .acquiring)
+            let sealed = switchLock.withLock { _ -> SequenceNumber? in
+                let (active, next) = lock.withLock { ($0.active, $0.nextSequence) }
+                if active.reservedBytes == 0 { return next - 1 }
+                return switchMemtable(active) ? next - 1 : nil
+            }
+            if let sealed {
+                onSeal.withLock { $0 }?()
+                return sealed
+            }
+            if hasFailure.load(ordering: .relaxed) { try throwFailure() }
+            waited = true
+            waitForRoom(ticket)
+        }
+    }
+
+    var active: Memtable { lock.withLock { $0.active } }
+
+    /// Control plane: slabs have come free, or a stop was lifted.
+    func roomFreed() {
+        roomWord.wrappingAdd(1, ordering: .releasing)
+        withUnsafePointer(to: roomWord) { word in
+            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
+        }
+    }
+
+    private func waitForRoom(_ ticket: UInt32) {
+        var timeout = timespec(tv_sec: 0, tv_nsec: 50_000_000)
+        withUnsafePointer(to: roomWord) { word in
+            _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)
+        }
+    }
+
+    private func waitWhileStopped() throws(EngineError) {
+        let start = monotonicNanoseconds()
+        while stop.load(ordering: .acquiring) != 0 {
+            if hasFailure.load(ordering: .relaxed) { try throwFailure() }
+            waitForRoom(roomWord.load(ordering: .acquiring))
+        }
+        throttle.record(.l0Full, monotonicNanoseconds() - start)
+    }
+
+    // MARK: Failures
+
+    /// Control plane: from now on (or no longer, with nil) writes fail with this error.
+    func setFailure(_ error: EngineError?) {
+        failure.withLock { $0 = error }
+        hasFailure.store(error != nil, ordering: .releasing)
+        roomFreed()
+    }
+
+    var currentFailure: EngineError? { failure.withLock { $0 } }
+
+    /// On a full disk small batches that delete something still pass: they are how space comes back.
+    private func checkFailure(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) {
+        guard let error = currentFailure else { return }
+        if case .io(_, _, let code) = error, code == ENOSPC || code == EDQUOT, bytes <= 4096,
+            batch.operations.contains(where: { $0.kind != .put })
+        {
+            return
+        }
+        throw error
+    }
+
+    private func throwFailure() throws(EngineError) {
+        if let error = currentFailure { throw error }
+    }
+}

@@ -1,0 +1,238 @@
+import Glibc
+
+/// A cursor over the keys of a database as they were at one sequence, in key order, forward and backward,
+/// within optional bounds. It belongs to one thread, and pins memtables and tables while it lives.
+public final class DatabaseIterator {
+    private let source: InternalIterator
+    private let sequence: SequenceNumber
+    private let tombstones: FragmentedTombstones
+    private let lowerBound: [UInt8]?
+    private let upperBound: [UInt8]?
+    /// Keeps what the source reads from alive.
+    private let pins: [AnyObject]
+
+    private enum Position { case invalid, forward, backward }
+    /// Forward: the source stands on the current entry. Backward: the source stands before all entries of
+    /// the current key, which is held in `savedKey` and `savedValue`.
+    private var position = Position.invalid
+    private var savedKey = KeyBuffer()
+    private var savedValue = KeyBuffer()
+
+    init(
+        source: InternalIterator, sequence: SequenceNumber, tombstones: FragmentedTombstones,
+        lowerBound: [UInt8]?, upperBound: [UInt8]?, pins: [AnyObject]
+    ) {
+        self.source = source
+        self.sequence = sequence
+        self.tombstones = tombstones
+        self.lowerBound = lowerBound
+        self.upperBound = upperBound
+        self.pins = pins
+    }
+
+    public var isValid: Bool { position != .invalid }
+
+    /// The current key; valid until the cursor moves.
+    public var key: UnsafeRawBufferPointer {
+        switch position {
+        case .forward: return source.userKey
+        case .backward: return savedKey.bytes
+        case .invalid: return UnsafeRawBufferPointer(start: nil, count: 0)
+        }
+    }
+
+    /// The current value; valid until the cursor moves.
+    public var value: UnsafeRawBufferPointer {
+        switch position {
+        case .forward: return source.value
+        case .backward: return savedValue.bytes
+        case .invalid: return UnsafeRawBufferPointer(start: nil, count: 0)
+        }
+    }
+
+    public func seekToFirst() throws(EngineError) {
+        if let lowerBound {
+            try seek(lowerBound)
+        } else {
+            try guarded { () throws(EngineError) in
+                try source.seekToFirst()
+                try settleForward(skipping: false)
+            }
+        }
+    }
+
+    public func seekToLast() throws(EngineError) {
+        try guarded { () throws(EngineError) in
+            if let upperBound {
+                try upperBound.withEngineBytes { bound throws(EngineError) in try source.seekBefore(bound, .first) }
+            } else {
+                try source.seekToLast()
+            }
+            try settleBackward()
+        }
+    }
+
+    /// To the first key at or after `key`.
+    public func seek(_ key: UnsafeRawBufferPointer) throws(EngineError) {
+        try guarded { () throws(EngineError) in
+            if let lowerBound, lowerBound.withUnsafeBytes({ compareKeys(key, $0) < 0 }) {
+                try lowerBound.withEngineBytes { bound throws(EngineError) in try source.seek(bound, .seek(sequence)) }
+            } else {
+                try source.seek(key, .seek(sequence))
+            }
+            try settleForward(skipping: false)
+        }
+    }
+
+    /// To the last key at or before `key`.
+    public func seekForPrevious(_ key: UnsafeRawBufferPointer) throws(EngineError) {
+        try guarded { () throws(EngineError) in
+            if let upperBound, upperBound.withUnsafeBytes({ compareKeys($0, key) <= 0 }) {
+                try upperBound.withEngineBytes { bound throws(EngineError) in try source.seekBefore(bound, .first) }
+            } else {
+                // Past every entry of the key.
+                try source.seek(key, .last)
+                if source.isValid { try source.previous() } else { try source.seekToLast() }
+            }
+            try settleBackward()
+        }
+    }
+
+    public func seek(_ key: [UInt8]) throws(EngineError) {
+        try key.withEngineBytes { bytes throws(EngineError) in try seek(bytes) }
+    }
+    public func seekForPrevious(_ key: [UInt8]) throws(EngineError) {
+        try key.withEngineBytes { bytes throws(EngineError) in try seekForPrevious(bytes) }
+    }
+
+    public func next() throws(EngineError) {
+        guard position != .invalid else { return }
+        try guarded { () throws(EngineError) in
+            if position == .backward {
+                // The source stands before the entries of the current key, or before everything.
+                if source.isValid { try source.next() } else { try source.seekToFirst() }
+            } else {
+                savedKey.set(source.userKey)
+                try source.next()
+            }
+            try settleForward(skipping: true)
+        }
+    }
+
+    public func previous() throws(EngineError) {
+        guard position != .invalid else { return }
+        try guarded { () throws(EngineError) in
+            if position == .forward {
+                // Before every entry of the current key.
+                savedKey.set(source.userKey)
+                try source.seekBefore(savedKey.bytes, .first)
+            }
+            try settleBackward()
+        }
+    }
+
+    /// After an error the cursor stands nowhere.
+    private func guarded(_ move: () throws(EngineError) -> Void) throws(EngineError) {
+        do throws(EngineError) { try move() } catch {
+            position = .invalid
+            throw error
+        }
+    }
+
+    /// Entries of one key to step over before it is cheaper to search past them.
+    private static let stepsBeforeSeek = 8
+
+    /// Moves the source forward to the next visible entry. `skipping`: entries of `savedKey` are passed over.
+    private func settleForward(skipping: Bool) throws(EngineError) {
+        position = .invalid
+        var isSkipping = skipping
+        var steps = 0
+        while source.isValid {
+            let key = source.userKey
+            if let upperBound, upperBound.withUnsafeBytes({ compareKeys($0, key) <= 0 }) { return }
+            if isSkipping, compareKeys(key, savedKey.bytes) == 0 {
+                steps += 1
+                if steps > DatabaseIterator.stepsBeforeSeek {
+                    steps = 0
+                    try source.seek(savedKey.bytes, .last)
+                    // What is left of the key there is its very last possible entry.
+                } else {
+                    try source.next()
+                }
+                continue
+            }
+            let trailer = source.trailer
+            if trailer.sequence > sequence {
+                steps += 1
+                if steps > DatabaseIterator.stepsBeforeSeek {
+                    steps = 0
+                    savedKey.set(key)
+                    isSkipping = false
+                    try source.seek(savedKey.bytes, .seek(sequence))
+                } else {
+                    try source.next()
+                }
+                continue
+            }
+            steps = 0
+            if trailer.kind == .put, !isCovered(key, trailer.sequence) {
+                position = .forward
+                return
+            }
+            savedKey.set(key)
+            isSkipping = true
+            try source.next()
+        }
+    }
+
+    /// The source stands on the last entry of the key to examine, or before the start. Walks back over whole
+    /// keys until one is visible.
+    private func settleBackward() throws(EngineError) {
+        position = .invalid
+        while source.isValid {
+            if let lowerBound, lowerBound.withUnsafeBytes({ compareKeys(source.userKey, $0) < 0 }) { return }
+            savedKey.set(source.userKey)
+            var isVisible = false
+            // Backward, the entries of a key come oldest first: the last one at or below `sequence` decides.
+            while source.isValid, compareKeys(source.userKey, savedKey.bytes) == 0 {
+                let trailer = source.trailer
+                if trailer.sequence <= sequence {
+                    isVisible = trailer.kind == .put && !isCovered(savedKey.bytes, trailer.sequence)
+                    if isVisible { savedValue.set(source.value) }
+                }
+                try source.previous()
+            }
+            if isVisible {
+                position = .backward
+                return
+            }
+        }
+    }
+
+    @inline(__always)
+    private func isCovered(_ key: UnsafeRawBufferPointer, _ entrySequence: SequenceNumber) -> Bool {
+        if tombstones.isEmpty { return false }
+        return tombstones.newestCovering(key, upTo: sequence) > entrySequence
+    }
+}
+
+/// A reusable copy of some bytes. One thread.
+struct KeyBuffer: ~Copyable {
+    private var storage: UnsafeMutableRawPointer?
+    private var capacity = 0
+    private var count = 0
+
+    deinit { storage?.deallocate() }
+
+    var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: storage, count: count) }
+
+    mutating func set(_ source: UnsafeRawBufferPointer) {
+        if source.count > capacity {
+            storage?.deallocate()
+            capacity = max(source.count, 2 * capacity, 64)
+            storage = .allocate(byteCount: capacity, alignment: 8)
+        }
+        if let storage, let base = source.baseAddress { memmove(storage, base, source.count) }
+        count = source.count
+    }
+}

@@ -1,0 +1,237 @@
+import Glibc
+
+/// Opening a store: takes it, finds out how its last owner left it, and wires the parts together.
+extension EngineCore {
+    static func open(_ path: String, options: Options, storage: any Storage) throws(EngineError) -> EngineCore {
+        let start = monotonicNanoseconds()
+        let layout = StoreLayout(root: path)
+        let isNew = try prepareDirectory(layout, options, storage)
+        let lock = try storage.lock(layout.lock)
+        let tables = TableCache(
+            storage: storage, layout: layout, capacity: options.maximumOpenTables,
+            blockCache: BlockCache(capacity: options.cacheSize))
+        let obsolete = ObsoleteFiles { number in
+            tables.evict(number: number)
+            // Best effort: a file that stays is removed at the next start, when no version names it.
+            try? storage.delete(layout.table(number))
+        }
+        // IDENTITY is written last: a store that has one is complete.
+        let versions =
+            isNew
+            ? try VersionSet.create(layout: layout, storage: storage) { obsolete.add($0) }
+            : try VersionSet.recover(layout: layout, storage: storage) { obsolete.add($0) }
+        let identity =
+            isNew
+            ? try StoreIdentity.create(at: layout.identity, storage: storage)
+            : try StoreIdentity.load(from: layout.identity, storage: storage)
+        if !options.readOnly { try versions.removeOrphans() }
+
+        var recovery = Statistics.Recovery()
+        let found = try attachRegion(identity, versions, &recovery)
+        let region: Region
+        let allocator: SlabAllocator
+        var memtables: [Memtable] = []
+        if let live = found {
+            region = live.region
+            allocator = live.allocator
+            memtables = live.memtables
+            recovery.source = "region"
+        } else {
+            region = try createRegion(identity, options)
+            allocator = SlabAllocator(slabCount: region.slabCount)
+            region.visibleSequence = versions.flushedSequence
+            recovery.source = isNew ? "created" : "log"
+        }
+        let needsReplay = found == nil && !isNew
+        let options = try fitting(options, region)
+
+        let nextSequence = region.visibleSequence + 1
+        if memtables.last?.state != .active {
+            memtables.append(try freshMemtable(region, allocator, options, memtables.last, nextSequence))
+        }
+        let holder = ReadStateHolder(ReadState(memtables: memtables.reversed(), version: versions.current))
+        let files = try LogFiles.open(layout: layout, storage: storage, fileSize: UInt64(options.logFileSize))
+        let log = WriteAheadLog(
+            region: region, options: options, files: files, holder: holder,
+            durableSequence: versions.flushedSequence)
+        // `memtables` is not empty: a fresh one was appended when the last was not active.
+        let writes = WritePath(
+            region: region, allocator: allocator, options: options, holder: holder,
+            active: memtables[memtables.count - 1], nextSequence: nextSequence, throttle: WriteThrottle())
+        let jobs = JobTable(region)
+        jobs.reset()
+        guard let node = NodeTable(region).attach(role: .computeNode) else {
+            throw .io(operation: "find a free row in the node table of", path: region.name, code: EAGAIN)
+        }
+        let snapshots = SnapshotList()
+        let context = FlushScheduler.Context(
+            options: options, jobs: jobs, layout: layout, storage: storage, versions: versions, holder: holder,
+            tables: tables, snapshots: snapshots, region: region)
+        let control = ControlPlane(
+            context: context, writes: writes, log: log, compactions: CompactionScheduler(context),
+            obsolete: obsolete, node: node)
+        let executor = LocalExecutor(
+            jobs: jobs, node: node,
+            flush: FlushExecutor(storage: storage, layout: layout) { id in
+                holder.current.memtables.first { $0.id == id }
+            },
+            compact: CompactionScheduler.executor(context))
+        if !options.readOnly {
+            try executor.start(flushThreads: options.flushThreads, compactionThreads: options.compactionThreads)
+            try control.start()
+        }
+        if needsReplay {
+            recovery.replayedEntries = try replay(files, layout, storage, writes, log, from: versions.flushedSequence)
+        }
+        recovery.seconds = Double(monotonicNanoseconds() - start) / 1e9
+        return EngineCore(
+            layout: layout, storage: storage, options: options, region: region, allocator: allocator,
+            versions: versions, tables: tables, holder: holder, snapshots: snapshots, writes: writes, log: log,
+            control: control, executor: executor, recovery: recovery, lock: lock, node: node)
+    }
+
+    /// - Returns: whether the store is to be created.
+    private static func prepareDirectory(_ layout: StoreLayout, _ options: Options, _ storage: any Storage)
+        throws(EngineError) -> Bool
+    {
+        let exists = storage.exists(layout.identity)
+        if exists {
+            guard !options.errorIfExists else {
+                throw .invalidArgument("there is already an O3FS store at \(layout.root)")
+            }
+            return false
+        }
+        guard options.createIfMissing, !options.readOnly else { throw .storeNotFound(path: layout.root) }
+        if storage.exists(layout.root) {
+            // A half-made store of a crash is finished; anything else in the directory is somebody's.
+            let known: Set<String> = ["LOCK", "wal", "sst", "CURRENT"]
+            let strangers = try storage.list(layout.root).filter {
+                !known.contains($0) && !$0.hasPrefix("MANIFEST-") && !$0.hasSuffix(".tmp") && $0 != "lost+found"
+            }
+            guard strangers.isEmpty else {
+                throw .invalidArgument(
+                    "\(layout.root) is not an O3FS store and not empty (it holds \(strangers.sorted()[0]))")
+            }
+            for directory in [layout.logDirectory, layout.tableDirectory] where storage.exists(directory) {
+                guard try storage.list(directory).isEmpty else {
+                    throw .corruption(
+                        file: layout.identity, offset: 0, expected: "the identity of the store whose data is here",
+                        found: "no file")
+                }
+            }
+        } else {
+            try storage.createDirectory(layout.root)
+        }
+        for directory in [layout.logDirectory, layout.tableDirectory] where !storage.exists(directory) {
+            try storage.createDirectory(directory)
+        }
+        return true
+    }
+
+    private struct LiveRegion {
+        var region: Region
+        var allocator: SlabAllocator
+        var memtables: [Memtable]
+    }
+
+    /// The region the last owner left, if it can be trusted.
+    private static func attachRegion(
+        _ identity: StoreIdentity, _ versions: VersionSet, _ recovery: inout Statistics.Recovery
+    ) throws(EngineError) -> LiveRegion? {
+        let (region, refusal) = try Region.attach(storeID: identity.storeID, bootID: Region.currentBootID())
+        if case .rebuilt(let reason) = refusal { recovery.note = reason }
+        guard let region else { return nil }
+        let allocator = SlabAllocator(slabCount: region.slabCount)
+        do throws(EngineError) {
+            let found = try RegionRecovery.run(
+                region, allocator, flushed: versions.flushedSequence, visible: region.visibleSequence)
+            recovery.droppedEntries = found.droppedEntries
+            return LiveRegion(region: region, allocator: allocator, memtables: found.memtables)
+        } catch {
+            recovery.note = error.description
+            return nil
+        }
+    }
+
+    private static func createRegion(_ identity: StoreIdentity, _ options: Options) throws(EngineError) -> Region {
+        let size = options.dmSize ?? Region.defaultSize()
+        let rounded = size / RegionLayout.slabBytes * RegionLayout.slabBytes
+        guard rounded >= RegionLayout.minimumBytes else {
+            if options.dmSize != nil {
+                throw .invalidArgument(
+                    "disaggregated memory must have at least \(RegionLayout.minimumBytes) bytes, not \(size)")
+            }
+            throw .memoryUnavailable(
+                wantedBytes: UInt64(RegionLayout.minimumBytes), availableBytes: sharedMemoryBytesAvailable())
+        }
+        return try Region.create(storeID: identity.storeID, bootID: Region.currentBootID(), size: rounded)
+    }
+
+    /// The options, with memtables and shards that the region can hold several of.
+    private static func fitting(_ options: Options, _ region: Region) throws(EngineError) -> Options {
+        var fitted = options
+        fitted.dmSize = region.size
+        let slabs = region.slabCount
+        while fitted.memtableSize > 1 << 20, fitted.memtableSize / RegionLayout.slabBytes * 4 > slabs {
+            fitted.memtableSize /= 2
+        }
+        while fitted.shards > 1, fitted.shards * 4 > slabs { fitted.shards /= 2 }
+        return fitted
+    }
+
+    private static func freshMemtable(
+        _ region: Region, _ allocator: SlabAllocator, _ options: Options, _ previous: Memtable?,
+        _ firstSequence: SequenceNumber
+    ) throws(EngineError) -> Memtable {
+        let boundaries = previous.map { ShardBoundaries.learn(from: $0.map, shards: options.shards) } ?? []
+        guard
+            let memtable = Memtable.create(
+                region: region, allocator: allocator, boundaries: boundaries, memtableSize: options.memtableSize)
+        else {
+            throw .memoryUnavailable(
+                wantedBytes: UInt64(options.memtableSize),
+                availableBytes: UInt64(allocator.available * RegionLayout.slabBytes))
+        }
+        memtable.activate(firstSequence: firstSequence)
+        return memtable
+    }
+
+    /// Writes the log's entries beyond `flushed` again, record by record, with the numbers they had.
+    private static func replay(
+        _ files: LogFiles, _ layout: StoreLayout, _ storage: any Storage, _ writes: WritePath, _ log: WriteAheadLog,
+        from flushed: SequenceNumber
+    ) throws(EngineError) -> UInt64 {
+        var expected = flushed + 1
+        var replayed: UInt64 = 0
+        let batch = WriteBatch(capacity: 1 << 20)
+        for number in files.recoveredNumbers {
+            let path = layout.log(number)
+            var last: SequenceNumber = 0
+            try LogReader.forEach(storage: storage, path: path, logNumber: number, kind: .writeAhead) {
+                payload, offset throws(EngineError) in
+                batch.clear()
+                last = try LogRecordReader.forEach(payload, file: path, offset: offset) {
+                    sequence, kind, _, key, value throws(EngineError) in
+                    guard sequence >= expected else { return }
+                    guard sequence == expected else {
+                        throw .corruption(
+                            file: path, offset: offset, expected: "sequence \(expected)", found: "\(sequence)")
+                    }
+                    switch kind {
+                    case .put: batch.put(key, referencing: value)
+                    case .delete: batch.delete(key)
+                    case .rangeDelete: batch.deleteRange(key, value)
+                    }
+                    expected += 1
+                }
+                if !batch.isEmpty {
+                    replayed += UInt64(batch.count)
+                    let written = try writes.write(batch)
+                    log.markDurable(through: written)
+                }
+            }
+            files.setRecoveredLastSequence(number, last)
+        }
+        return replayed
+    }
+}

@@ -1,0 +1,156 @@
+import Synchronization
+
+/// What a database has done and holds, as plain numbers. Keys in JSON are stable.
+public struct Statistics: Codable, Sendable {
+    /// Waits of writers for one cause.
+    public struct Stall: Codable, Sendable {
+        public var count: Int
+        public var seconds: Double
+    }
+    /// Background work of one kind.
+    public struct Work: Codable, Sendable {
+        /// Jobs executed by threads of the owner of the store.
+        public var localJobs = 0
+        /// Jobs executed by other processes.
+        public var offloadedJobs = 0
+        public var failedJobs = 0
+        public var bytesRead: UInt64 = 0
+        public var bytesWritten: UInt64 = 0
+        public var entriesIn: UInt64 = 0
+        public var entriesDropped: UInt64 = 0
+        /// Files that changed level without being rewritten.
+        public var trivialMoves = 0
+        public var seconds = 0.0
+
+        enum CodingKeys: String, CodingKey {
+            case localJobs = "local_jobs"
+            case offloadedJobs = "offloaded_jobs"
+            case failedJobs = "failed_jobs"
+            case bytesRead = "bytes_read"
+            case bytesWritten = "bytes_written"
+            case entriesIn = "entries_in"
+            case entriesDropped = "entries_dropped"
+            case trivialMoves = "trivial_moves"
+            case seconds
+        }
+    }
+    /// One level of the tree.
+    public struct Level: Codable, Sendable {
+        public var level: Int
+        public var files: Int
+        public var bytes: UInt64
+    }
+    /// One memtable in the region.
+    public struct MemtableState: Codable, Sendable {
+        public var id: UInt64
+        public var state: String
+        public var bytes: Int
+        public var entries: UInt64
+        /// Bytes by shard, in key order.
+        public var shards: [Int]
+    }
+    public struct DisaggregatedMemory: Codable, Sendable {
+        public var regionBytes = 0
+        public var slabs = 0
+        public var freeSlabs = 0
+        public var memtables: [MemtableState] = []
+
+        enum CodingKeys: String, CodingKey {
+            case regionBytes = "region_bytes"
+            case slabs
+            case freeSlabs = "free_slabs"
+            case memtables
+        }
+    }
+    public struct Log: Codable, Sendable {
+        public var bytesWritten: UInt64 = 0
+        public var syncs: UInt64 = 0
+        public var syncRequests: UInt64 = 0
+        public var syncedSequence: UInt64 = 0
+
+        enum CodingKeys: String, CodingKey {
+            case bytesWritten = "bytes_written"
+            case syncs
+            case syncRequests = "sync_requests"
+            case syncedSequence = "synced_sequence"
+        }
+    }
+    public struct Cache: Codable, Sendable {
+        public var hits: UInt64 = 0
+        public var misses: UInt64 = 0
+        public var usedBytes = 0
+        public var capacityBytes = 0
+
+        enum CodingKeys: String, CodingKey {
+            case hits
+            case misses
+            case usedBytes = "used_bytes"
+            case capacityBytes = "capacity_bytes"
+        }
+    }
+    /// How the database came to life.
+    public struct Recovery: Codable, Sendable {
+        /// `created`, `region`, or `log`.
+        public var source = "created"
+        public var seconds = 0.0
+        /// Entries read back from the log.
+        public var replayedEntries: UInt64 = 0
+        /// Entries of batches that had not become visible.
+        public var droppedEntries: UInt64 = 0
+        /// Why a region that was found could not be used; nil when none was found or it was used.
+        public var note: String?
+
+        enum CodingKeys: String, CodingKey {
+            case source
+            case seconds
+            case replayedEntries = "replayed_entries"
+            case droppedEntries = "dropped_entries"
+            case note
+        }
+    }
+
+    public var visibleSequence: UInt64 = 0
+    public var flushedSequence: UInt64 = 0
+    /// Bytes of keys and values that callers have written since the database was opened.
+    public var bytesWritten: UInt64 = 0
+    public var writes: UInt64 = 0
+    public var reads: UInt64 = 0
+    public var snapshots = 0
+    public var flush = Work()
+    public var compaction = Work()
+    public var stalls: [String: Stall] = [:]
+    public var levels: [Level] = []
+    public var dm = DisaggregatedMemory()
+    public var wal = Log()
+    public var cache = Cache()
+    public var recovery = Recovery()
+    /// Why writes are refused, when they are.
+    public var writeError: String?
+
+    /// (log + flush + compaction bytes) / bytes written by callers; 0 before the first write.
+    public var writeAmplification: Double {
+        guard bytesWritten > 0 else { return 0 }
+        return Double(wal.bytesWritten + flush.bytesWritten + compaction.bytesWritten) / Double(bytesWritten)
+    }
+    public var stallSeconds: Double { stalls.values.reduce(0) { $0 + $1.seconds } }
+
+    enum CodingKeys: String, CodingKey {
+        case visibleSequence = "visible_sequence"
+        case flushedSequence = "flushed_sequence"
+        case bytesWritten = "bytes_written"
+        case writes
+        case reads
+        case snapshots
+        case flush
+        case compaction
+        case stalls
+        case levels
+        case dm
+        case wal
+        case cache
+        case recovery
+        case writeError = "write_error"
+    }
+
+    public init() {}
+}

@@ -1,0 +1,44 @@
+import CSystem
+import Glibc
+
+/// A named thread that runs one closure. Joined explicitly; the closure must end by itself.
+final class BackgroundThread: @unchecked Sendable {
+    // @unchecked: the handle is written once, before anybody can join.
+    private var handle = pthread_t()
+    private var isStarted = false
+
+    private final class Body {
+        let name: String
+        let run: @Sendable () -> Void
+        init(_ name: String, _ run: @escaping @Sendable () -> Void) {
+            self.name = name
+            self.run = run
+        }
+    }
+
+    /// - Parameter name: at most 15 bytes, as the kernel shows it.
+    init(_ name: String, _ run: @escaping @Sendable () -> Void) throws(EngineError) {
+        let body = Unmanaged.passRetained(Body(name, run))
+        let code = pthread_create(
+            &handle, nil,
+            { context in
+                // The context is always the retained body passed below.
+                guard let context else { return nil }
+                let body = Unmanaged<Body>.fromOpaque(context).takeRetainedValue()
+                o3_set_thread_name(body.name)
+                body.run()
+                return nil
+            }, body.toOpaque())
+        guard code == 0 else {
+            body.release()
+            throw .io(operation: "start the thread", path: name, code: code)
+        }
+        isStarted = true
+    }
+
+    /// Waits for the end of the closure. Call once.
+    func join() {
+        if isStarted { pthread_join(handle, nil) }
+        isStarted = false
+    }
+}

@@ -1,0 +1,290 @@
+import CSystem
+import Glibc
+import Synchronization
+
+/// The thread that decides: what is flushed and compacted and in which order, what is committed, how fast
+/// writers may go, and when the log is brought up to date. It executes nothing itself.
+final class ControlPlane: @unchecked Sendable {
+    // @unchecked: `flushes` and `compactions` belong to the thread; what others see is copied under `shared`.
+    private let context: FlushScheduler.Context
+    private let writes: WritePath
+    private let log: WriteAheadLog
+    private let flushes: FlushScheduler
+    private let compactions: CompactionScheduler
+    private let obsolete: ObsoleteFiles
+    private let node: Int
+
+    /// A request of a caller that waits for background work.
+    private struct Waiter {
+        enum Goal {
+            case flushed(SequenceNumber)
+            case compacted(UInt64)
+        }
+        var goal: Goal
+        var done: Completion
+    }
+    private struct Shared {
+        var waiters: [Waiter] = []
+        var manual: [CompactionScheduler.ManualRequest] = []
+        var nextManualID: UInt64 = 1
+        var flush = Statistics.Work()
+        var compaction = Statistics.Work()
+        var error: EngineError?
+    }
+    private let shared = Mutex(Shared())
+    private let isStopping = Atomic<Bool>(false)
+    private var thread: BackgroundThread?
+    private var logThread: BackgroundThread?
+    private let logBell = Atomic<UInt32>(0)
+
+    /// How long the thread sleeps when nothing rings, in milliseconds.
+    private static let idleMilliseconds = 50
+
+    init(
+        context: FlushScheduler.Context, writes: WritePath, log: WriteAheadLog,
+        compactions: CompactionScheduler, obsolete: ObsoleteFiles, node: Int
+    ) {
+        self.context = context
+        self.writes = writes
+        self.log = log
+        self.compactions = compactions
+        self.obsolete = obsolete
+        self.node = node
+        flushes = FlushScheduler(context)
+    }
+
+    func start() throws(EngineError) {
+        let jobs = context.jobs
+        writes.onSeal.withLock { $0 = { jobs.ringFinished() } }
+        thread = try BackgroundThread("o3-control") { [self] in loop() }
+        if context.options.writeAheadLog {
+            logThread = try BackgroundThread("o3-log") { [self] in commitLoop() }
+        }
+    }
+
+    /// Ends both threads. Jobs that run are not waited for: stop the executors first or afterwards.
+    func stop() {
+        isStopping.store(true, ordering: .releasing)
+        context.jobs.ringFinished()
+        logBell.wrappingAdd(1, ordering: .releasing)
+        withUnsafePointer(to: logBell) { word in
+            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
+        }
+        thread?.join()
+        logThread?.join()
+        let waiters = shared.withLock { shared in
+            defer { shared.waiters = [] }
+            return shared.waiters
+        }
+        for waiter in waiters { waiter.done.finish(.closed) }
+        obsolete.removeAll()
+    }
+
+    /// Waits until everything up to `sequence` is in tables. The memtable that holds it must be sealed.
+    func waitForFlush(through sequence: SequenceNumber) throws(EngineError) {
+        try wait(for: .flushed(sequence))
+    }
+
+    /// Rewrites a key range (nil: unbounded) down to the bottom of the tree and waits for it.
+    func compact(_ begin: [UInt8]?, _ end: [UInt8]?) throws(EngineError) {
+        let identifier = shared.withLock { shared in
+            let identifier = shared.nextManualID
+            shared.nextManualID += 1
+            shared.manual.append(CompactionScheduler.ManualRequest(id: identifier, begin: begin, end: end))
+            return identifier
+        }
+        try wait(for: .compacted(identifier))
+    }
+
+    func fill(_ statistics: inout Statistics) {
+        shared.withLock { shared in
+            statistics.flush = shared.flush
+            statistics.compaction = shared.compaction
+            statistics.writeError = writes.currentFailure?.description
+        }
+    }
+
+    private func wait(for goal: Waiter.Goal) throws(EngineError) {
+        let done = Completion()
+        shared.withLock { $0.waiters.append(Waiter(goal: goal, done: done)) }
+        context.jobs.ringFinished()
+        if let error = done.wait() { throw error }
+    }
+
+    // MARK: The control thread
+
+    private func loop() {
+        var lastBeat: UInt64 = 0
+        while !isStopping.load(ordering: .acquiring) {
+            let ticket = context.jobs.finishedTicket
+            do throws(EngineError) { try step() } catch { stopWriting(error) }
+            obsolete.removeAll()
+            let now = monotonicNanoseconds()
+            if now - lastBeat > 1_000_000_000 {
+                NodeTable(context.region).beat(node)
+                lastBeat = now
+            }
+            context.jobs.waitForFinish(since: ticket, milliseconds: ControlPlane.idleMilliseconds)
+        }
+    }
+
+    private func step() throws(EngineError) {
+        flushes.planSealedMemtables()
+        let (committed, flushFailure) = try flushes.step()
+        for memtable in committed { try log.flushed(through: memtable.lastSequence) }
+        let manual = shared.withLock { shared in
+            defer { shared.manual = [] }
+            return shared.manual
+        }
+        compactions.add(manual)
+        let (changed, compactionFailure) = try compactions.step()
+        if !committed.isEmpty || changed { writes.roomFreed() }
+        judge(flushFailure, compactionFailure, progressed: !committed.isEmpty)
+        setPace()
+        answerWaiters(flushFailure ?? compactionFailure)
+    }
+
+    /// Failed background work becomes a failure of writes when it would lose or stall them, and stops being
+    /// one as soon as work succeeds again.
+    private func judge(_ flush: EngineError?, _ compaction: EngineError?, progressed: Bool) {
+        let space = spaceFailure()
+        if let space {
+            writes.setFailure(space)
+        } else if let flush {
+            writes.setFailure(flush)
+        } else if writes.currentFailure != nil, flushes.isIdle || progressed {
+            if case .readOnly = writes.currentFailure { return }
+            writes.setFailure(nil)
+        }
+        shared.withLock { shared in
+            shared.flush = flushes.work
+            shared.compaction = compactions.work
+            shared.error = flush ?? compaction
+        }
+    }
+
+    /// Storage must be able to take what DM holds: otherwise writers are told before it is too late.
+    private func spaceFailure() -> EngineError? {
+        guard let space = try? context.storage.space(context.layout.root) else { return nil }
+        let unflushed = context.holder.current.memtables.reduce(0) { $0 + $1.reservedBytes }
+        let reserve = min(64 << 20, space.total / 32)
+        guard space.free < UInt64(unflushed) + reserve else { return nil }
+        return .io(operation: "write to", path: context.layout.root, code: ENOSPC)
+    }
+
+    /// Slows writers in proportion as the region fills or L0 grows, before they would have to stop.
+    private func setPace() {
+        let depth = compactions.l0Depth(context.versions.current)
+        let options = context.options
+        let wasStopped = writes.stop.load(ordering: .relaxed) != 0
+        let mustStop = depth >= options.l0StopTrigger && !options.disableAutomaticCompaction
+        writes.stop.store(mustStop ? 1 : 0, ordering: .releasing)
+        if wasStopped, !mustStop { writes.roomFreed() }
+
+        let dmPressure = max(0, (writes.allocator.occupancy - 0.6) / 0.4)
+        let l0Pressure =
+            options.disableAutomaticCompaction || depth < options.l0SlowdownTrigger
+            ? 0
+            : Double(depth - options.l0SlowdownTrigger + 1)
+                / Double(options.l0StopTrigger - options.l0SlowdownTrigger + 1)
+        let pressure = max(dmPressure, l0Pressure)
+        guard pressure > 0, flushes.bytesPerSecond > 0 else {
+            writes.throttle.setRate(0, cause: .dmPressure)
+            return
+        }
+        // At the first sign of pressure writers may go twice as fast as the drain; at the end, half as fast.
+        let drain = l0Pressure > dmPressure ? compactions.l0BytesPerSecond : flushes.bytesPerSecond
+        let rate = max(drain, 4e6) * (2 - 1.5 * min(pressure, 1))
+        writes.throttle.setRate(Int(rate), cause: l0Pressure > dmPressure ? .l0Pressure : .dmPressure)
+    }
+
+    private func answerWaiters(_ failure: EngineError?) {
+        let flushed = context.versions.flushedSequence
+        let finished = shared.withLock { shared -> [(Completion, EngineError?)] in
+            var finished: [(Completion, EngineError?)] = []
+            shared.waiters.removeAll { waiter in
+                let isDone: Bool
+                switch waiter.goal {
+                case .flushed(let sequence): isDone = flushed >= sequence
+                case .compacted(let identifier): isDone = compactions.isFinished(identifier)
+                }
+                if isDone { finished.append((waiter.done, nil)) } else if let failure {
+                    finished.append((waiter.done, failure))
+                }
+                return isDone || failure != nil
+            }
+            return finished
+        }
+        for (completion, error) in finished { completion.finish(error) }
+    }
+
+    /// What the manifest could not record must not be written over: the store goes read-only.
+    private func stopWriting(_ error: EngineError) {
+        if case .readOnly = writes.currentFailure { return }
+        writes.setFailure(.readOnly(reason: error.description))
+        answerWaiters(error)
+    }
+
+    // MARK: The log thread
+
+    /// Brings the log up to date each commit interval.
+    private func commitLoop() {
+        let interval = context.options.commitIntervalMilliseconds
+        while !isStopping.load(ordering: .acquiring) {
+            let ticket = logBell.load(ordering: .acquiring)
+            var timeout = timespec(tv_sec: interval / 1000, tv_nsec: (interval % 1000) * 1_000_000)
+            withUnsafePointer(to: logBell) { word in
+                _ = o3_futex_wait(
+                    UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)
+            }
+            if isStopping.load(ordering: .acquiring) { return }
+            do throws(EngineError) { try log.sync() } catch {
+                // A log that cannot be written breaks the promise of the commit interval: say so to writers.
+                writes.setFailure(.readOnly(reason: "the write-ahead log failed: \(error.description)"))
+                return
+            }
+        }
+    }
+}
+
+/// Something one thread waits for and another finishes, once.
+final class Completion: Sendable {
+    private let word = Atomic<UInt32>(0)
+    private let error = Mutex<EngineError?>(nil)
+
+    func finish(_ failure: EngineError?) {
+        error.withLock { $0 = failure }
+        word.store(1, ordering: .releasing)
+        withUnsafePointer(to: word) { word in
+            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
+        }
+    }
+
+    func wait() -> EngineError? {
+        while word.load(ordering: .acquiring) == 0 {
+            withUnsafePointer(to: word) { word in
+                _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), 0, nil)
+            }
+        }
+        return error.withLock { $0 }
+    }
+}
+
+/// Tables that no version names any more, on their way to being removed. They arrive from wherever the
+/// last reader let go, and are removed by the control plane, so that no reader waits for a disk.
+final class ObsoleteFiles: Sendable {
+    private let numbers = Mutex<[UInt64]>([])
+    private let remove: @Sendable (UInt64) -> Void
+
+    init(remove: @escaping @Sendable (UInt64) -> Void) { self.remove = remove }
+
+    func add(_ number: UInt64) { numbers.withLock { $0.append(number) } }
+
+    func removeAll() {
+        let due = numbers.withLock { numbers in
+            defer { numbers = [] }
+            return numbers
+        }
+        for number in due { remove(number) }
+    }
+}

@@ -1,0 +1,107 @@
+import Synchronization
+
+/// Reads the published entries of the memtables in sequence order, straight from the arenas.
+///
+/// Each shard holds its entries in arrival order, which is the order of their sequence numbers; merging the
+/// shards by "whose next entry is the next number" gives the history back without the write path having to
+/// keep a queue of it, and works the same after a restart. Belongs to whoever holds the log's lock.
+struct LogCollector {
+    private let holder: ReadStateHolder
+    private let region: Region
+    /// Everything up to this sequence has been handed out, or is durable without the log.
+    private(set) var position: SequenceNumber
+    private var memtable: Memtable?
+    private var cursors: [Cursor] = []
+    private var hint = 0
+
+    private struct Cursor {
+        var shard: Shard
+        var scan: ShardScan
+        var head: EntryView?
+    }
+
+    init(holder: ReadStateHolder, region: Region, position: SequenceNumber) {
+        self.holder = holder
+        self.region = region
+        self.position = position
+    }
+
+    /// Everything up to `sequence` is durable by other means (a flush): the log need not hold it.
+    mutating func skip(to sequence: SequenceNumber) {
+        guard sequence > position else { return }
+        position = sequence
+        memtable = nil
+    }
+
+    /// Appends whole batches to `record` until it holds at least `targetBytes` or everything up to `end` is
+    /// in it.
+    ///
+    /// - Returns: whether anything was appended.
+    /// - Throws: `.corruption` when the arenas do not hold the sequence that must come next.
+    mutating func collect(into record: inout LogRecordBuilder, upTo end: SequenceNumber, targetBytes: Int)
+        throws(EngineError) -> Bool
+    {
+        var appended = false
+        while position < end {
+            if memtable == nil { try enterMemtable() }
+            guard let memtable else { break }
+            let next = position + 1
+            guard let index = try cursor(for: next), let entry = cursors[index].head else {
+                throw .corruption(
+                    file: "DM region \(region.name), memtable \(memtable.id)", offset: 0,
+                    expected: "an entry with sequence \(next)", found: "none")
+            }
+            record.append(entry)
+            appended = true
+            position = next
+            cursors[index].head = try cursors[index].scan.next() ? cursors[index].scan.current : nil
+            if memtable.lastSequence == next { self.memtable = nil }
+            if entry.isLastOfBatch, record.count >= targetBytes { break }
+        }
+        return appended
+    }
+
+    /// The cursor whose next entry has this sequence; the one that served last is tried first.
+    private mutating func cursor(for sequence: SequenceNumber) throws(EngineError) -> Int? {
+        if hint < cursors.count, cursors[hint].head?.sequence == sequence { return hint }
+        for attempt in 0..<2 {
+            for index in cursors.indices {
+                if cursors[index].head == nil, try cursors[index].scan.next() {
+                    cursors[index].head = cursors[index].scan.current
+                }
+                // Below the position lies only what a flush has made durable.
+                while let head = cursors[index].head, head.sequence <= position {
+                    cursors[index].head = try cursors[index].scan.next() ? cursors[index].scan.current : nil
+                }
+                if cursors[index].head?.sequence == sequence {
+                    hint = index
+                    return index
+                }
+            }
+            if attempt == 0 { addNewShards() }
+        }
+        return nil
+    }
+
+    private mutating func enterMemtable() throws(EngineError) {
+        let next = position + 1
+        let state = holder.current
+        cursors = []
+        hint = 0
+        memtable = state.memtables.first { $0.firstSequence <= next && ($0.state == .active || $0.lastSequence >= next) }
+        if memtable == nil {
+            // What is not in DM any more has been flushed; the oldest memtable goes on from there.
+            guard let oldest = state.memtables.last, oldest.firstSequence > next else { return }
+            position = oldest.firstSequence - 1
+            memtable = oldest
+        }
+        addNewShards()
+    }
+
+    private mutating func addNewShards() {
+        guard let memtable else { return }
+        for shard in memtable.map.shards where !cursors.contains(where: { $0.shard === shard }) {
+            cursors.append(Cursor(shard: shard, scan: ShardScan(shard), head: nil))
+        }
+    }
+}

@@ -1,0 +1,128 @@
+import CSystem
+import Glibc
+import Synchronization
+
+/// Makes published entries survive power loss. It is off the write path: it follows the published sequence
+/// and appends straight from DM.
+///
+/// One thread at a time leads: it writes everything that is published and syncs once, for itself and for
+/// all that wait meanwhile (group commit). A sequence is durable when it is in the synced log or in a
+/// flushed memtable, whichever comes first. Thread-safe.
+final class WriteAheadLog: @unchecked Sendable {
+    // @unchecked: `leader` guards the collector, the record and the files.
+    private let region: Region
+    private let options: Options
+    private let files: LogFiles
+
+    private struct Leader: ~Copyable {
+        var collector: LogCollector
+        var record = LogRecordBuilder()
+    }
+    private let leader: Mutex<Leader>
+    /// Everything up to this sequence survives power loss.
+    private let durable: Atomic<UInt64>
+    private let failure = Mutex<EngineError?>(nil)
+
+    private let bytesWritten = Atomic<UInt64>(0)
+    private let syncs = Atomic<UInt64>(0)
+    private let requests = Atomic<UInt64>(0)
+
+    /// One record holds about this much; a large batch makes a larger one.
+    private static let recordBytes = 1 << 20
+
+    init(
+        region: Region, options: Options, files: LogFiles, holder: ReadStateHolder, durableSequence: SequenceNumber
+    ) {
+        self.region = region
+        self.options = options
+        self.files = files
+        leader = Mutex(
+            Leader(collector: LogCollector(holder: holder, region: region, position: durableSequence)))
+        durable = Atomic(durableSequence)
+    }
+
+    var durableSequence: SequenceNumber { durable.load(ordering: .acquiring) }
+
+    /// Returns when everything that is visible now survives power loss.
+    ///
+    /// - Throws: the error of the log; once it has failed, it stays failed, because what the kernel has
+    ///   dropped after a failed sync cannot be known.
+    func sync() throws(EngineError) {
+        requests.wrappingAdd(1, ordering: .relaxed)
+        let wanted = region.visibleSequence
+        if durable.load(ordering: .acquiring) >= wanted { return }
+        try bringUpToDate(wanted)
+    }
+
+    /// A flush has made everything up to `sequence` durable: the log may forget it.
+    func flushed(through sequence: SequenceNumber) throws(EngineError) {
+        raiseDurable(to: sequence)
+        let outcome = leader.withLock { leader -> Result<Void, EngineError> in
+            leader.collector.skip(to: sequence)
+            do throws(EngineError) {
+                try files.release(through: sequence)
+                return .success(())
+            } catch { return .failure(error) }
+        }
+        try outcome.get()
+    }
+
+    /// Recovery: everything up to `sequence` has just been read from the log.
+    func markDurable(through sequence: SequenceNumber) { raiseDurable(to: sequence) }
+
+    func statistics() -> Statistics.Log {
+        var log = Statistics.Log()
+        log.bytesWritten = bytesWritten.load(ordering: .relaxed)
+        log.syncs = syncs.load(ordering: .relaxed)
+        log.syncRequests = requests.load(ordering: .relaxed)
+        log.syncedSequence = durableSequence
+        return log
+    }
+
+    private func bringUpToDate(_ wanted: SequenceNumber) throws(EngineError) {
+        if let error = failure.withLock({ $0 }) { throw error }
+        let outcome = leader.withLock { leader -> Result<Void, EngineError> in
+            // Whoever led while this thread waited may have done its work.
+            if durable.load(ordering: .acquiring) >= wanted { return .success(()) }
+            do throws(EngineError) {
+                try write(&leader)
+                return .success(())
+            } catch {
+                failure.withLock { $0 = error }
+                return .failure(error)
+            }
+        }
+        try outcome.get()
+    }
+
+    private func write(_ leader: inout Leader) throws(EngineError) {
+        let end = region.visibleSequence
+        leader.collector.skip(to: durableSequence)
+        var wrote = false
+        while leader.collector.position < end {
+            leader.record.clear()
+            guard
+                try leader.collector.collect(
+                    into: &leader.record, upTo: end, targetBytes: WriteAheadLog.recordBytes)
+            else { break }
+            try files.append(leader.record.payload, lastSequence: leader.record.lastSequence)
+            bytesWritten.wrappingAdd(UInt64(leader.record.count), ordering: .relaxed)
+            wrote = true
+        }
+        if wrote {
+            try files.sync()
+            syncs.wrappingAdd(1, ordering: .relaxed)
+        }
+        raiseDurable(to: leader.collector.position)
+    }
+
+    private func raiseDurable(to sequence: SequenceNumber) {
+        var current = durable.load(ordering: .relaxed)
+        while current < sequence {
+            let (exchanged, original) = durable.compareExchange(
+                expected: current, desired: sequence, ordering: .releasing)
+            if exchanged { return }
+            current = original
+        }
+    }
+}

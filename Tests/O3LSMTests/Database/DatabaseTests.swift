@@ -1,0 +1,68 @@
+import Testing
+
+@testable import O3LSM
+
+@Suite struct DatabaseTests {
+    private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
+
+    @Test func putGetDelete() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        defer { try? database.close() }
+        #expect(try database.get(bytes("a")) == nil)
+        try database.put(bytes("a"), bytes("1"))
+        #expect(try database.get(bytes("a")) == bytes("1"))
+        try database.put(bytes("a"), bytes("2"))
+        #expect(try database.get(bytes("a")) == bytes("2"))
+        try database.delete(bytes("a"))
+        #expect(try database.get(bytes("a")) == nil)
+        try database.put(bytes("empty"), [])
+        #expect(try database.get(bytes("empty")) == [])
+    }
+
+    @Test func closedStoreIsReadFromTables() throws {
+        let store = TemporaryStore()
+        var database = try store.open()
+        for number in 0..<20_000 { try database.put(bytes("key\(number)"), bytes("value\(number)")) }
+        try database.deleteRange(bytes("key5"), bytes("key6"))
+        try database.close()
+        #expect(throws: EngineError.closed) { try database.get(bytes("key1")) }
+        database = try store.open()
+        defer { try? database.close() }
+        #expect(database.statistics().levels.map(\.files).reduce(0, +) > 0)
+        for number in 0..<20_000 {
+            let expected = "\(number)".hasPrefix("5") ? nil : bytes("value\(number)")
+            #expect(try database.get(bytes("key\(number)")) == expected)
+        }
+    }
+
+    @Test func abandonedStoreIsRecoveredFromDM() throws {
+        let store = TemporaryStore()
+        var database = try store.open()
+        for number in 0..<30_000 { try database.put(bytes("key\(number)"), bytes("value\(number)")) }
+        abandon(database)
+        database = try reopen(database, store)
+        defer { try? database.close() }
+        #expect(database.statistics().recovery.source == "region")
+        for number in 0..<30_000 { #expect(try database.get(bytes("key\(number)")) == bytes("value\(number)")) }
+    }
+
+    @Test func lostRegionIsRecoveredFromTheLog() throws {
+        let store = TemporaryStore()
+        var database = try store.open()
+        for number in 0..<30_000 { try database.put(bytes("key\(number)"), bytes("value\(number)")) }
+        try database.sync()
+        abandon(database)
+        Region.unlink(storeID: try StoreIdentity.load(from: store.path + "/IDENTITY", storage: POSIXStorage()).storeID)
+        database = try reopen(database, store)
+        defer { try? database.close() }
+        #expect(database.statistics().recovery.source == "log")
+        for number in 0..<30_000 { #expect(try database.get(bytes("key\(number)")) == bytes("value\(number)")) }
+    }
+
+    /// The lock of the abandoned database goes with the object.
+    private func reopen(_ database: consuming Database, _ store: TemporaryStore) throws -> Database {
+        _ = consume database
+        return try store.open()
+    }
+}
