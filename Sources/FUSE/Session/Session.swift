@@ -27,6 +27,7 @@ public final class Session: @unchecked Sendable {
 
     private struct State {
         var threads: [pthread_t] = []
+        var counters: [RequestCounters] = []
         var finished = 0
         var unmountRequested = false
         var failure: Errno?
@@ -137,12 +138,21 @@ public final class Session: @unchecked Sendable {
         }
     }
 
+    /// How often each operation was asked for since the start, by its name in the protocol. Any thread.
+    public func counters() -> [String: RequestCount] {
+        var total: [String: RequestCount] = [:]
+        for counters in state.withLock({ $0.counters }) { counters.add(to: &total) }
+        return total
+    }
+
     // MARK: Workers
 
     fileprivate func serve(_ channel: any Channel, index: Int) {
         o3_set_thread_name("fuse-\(index)")
         allowInterruption()
-        let worker = Worker(session: self, channel: channel)
+        let counters = RequestCounters()
+        state.withLock { $0.counters.append(counters) }
+        let worker = Worker(session: self, channel: channel, counters: counters)
         worker.attach()
         defer {
             worker.detach()

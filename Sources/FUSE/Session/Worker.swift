@@ -24,6 +24,7 @@ final class Worker {
     private var opcode: UInt32 = 0
     private var offeredFlags: UInt32 = 0
     private var unique: UInt64 = 0
+    private let counters: RequestCounters
 
     private let memory: UnsafeMutableRawBufferPointer
     /// Where requests are read to: placed so that the data of a write lies page-aligned, which lets the
@@ -34,7 +35,8 @@ final class Worker {
     private static let headerBytes = MemoryLayout<fuse_in_header>.size
     private static let writeHeaderBytes = headerBytes + MemoryLayout<fuse_write_in>.size
 
-    init(session: Session, channel: any Channel) {
+    init(session: Session, channel: any Channel, counters: RequestCounters = RequestCounters()) {
+        self.counters = counters
         self.session = session
         self.operations = session.operations
         self.channel = channel
@@ -74,6 +76,10 @@ final class Worker {
     /// libfuse's way out for every answer (`fuse_custom_io.writev`).
     func send(_ pieces: UnsafeMutablePointer<iovec>, _ count: Int32) -> Int {
         if opcode == FUSE_INIT.rawValue { amendInitialization(pieces, count) }
+        if pieces[0].iov_len >= MemoryLayout<fuse_out_header>.size, let header = pieces[0].iov_base {
+            let error = header.loadUnaligned(fromByteOffset: 4, as: Int32.self)
+            if error != 0 { counters.addError(opcode) }
+        }
         return channel.send(pieces, count)
     }
 
@@ -87,7 +93,9 @@ final class Worker {
         message.size = count
         message.mem = buffer.baseAddress
         message.fd = -1
+        let start = monotonicNanoseconds()
         fuse_session_process_buf(session.handle, &message)
+        counters.add(opcode, nanoseconds: monotonicNanoseconds() - start)
     }
 
     /// Notes what libfuse drops: who must lose set-user-ID bits, and what the kernel offers at the start.

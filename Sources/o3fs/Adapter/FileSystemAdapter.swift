@@ -1,0 +1,302 @@
+import CSystem
+import FUSE
+import Glibc
+import O3FileSystem
+
+/// Answers the kernel's requests with the file system. Thread-safe; keeps nothing but options.
+///
+/// `open`, `openDirectory`, `create` and `flush` are left to their defaults on purpose: declined once, the
+/// kernel stops sending them. A file that is open is known to the kernel, so its lookup count keeps it
+/// alive after the last name is gone.
+final class FileSystemAdapter: FileSystemOperations {
+    /// How long the kernel may believe what it was told, in seconds. Only this daemon changes the store, and
+    /// only on the kernel's behalf, so that what the kernel knows does not age.
+    struct Timeouts: Sendable {
+        var attributes = 86_400.0
+        var entries = 86_400.0
+        /// For names that do not exist.
+        var absences = 86_400.0
+    }
+
+    private let files: FileSystem
+    private let timeouts: Timeouts
+    private let isReadOnly: Bool
+    private let report: @Sendable (String) -> Void
+
+    /// `report` gets a sentence for each failure that a person must look into.
+    init(
+        _ files: FileSystem, timeouts: Timeouts = Timeouts(), isReadOnly: Bool = false,
+        report: @escaping @Sendable (String) -> Void
+    ) {
+        self.files = files
+        self.timeouts = timeouts
+        self.isReadOnly = isReadOnly
+        self.report = report
+    }
+
+    // MARK: Names
+
+    func lookup(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno) -> EntryReply {
+        do throws(FileSystemError) {
+            return entry(try files.lookup(parent, name, retain: true))
+        } catch {
+            if case .posix(ENOENT) = error { return .absent(timeout: timeouts.absences) }
+            throw errno(error)
+        }
+    }
+
+    func forget(_ node: NodeID, count: UInt64) {
+        // The root is always known.
+        guard node != rootNode else { return }
+        files.forget(node, count: count)
+    }
+
+    func makeNode(
+        _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32, rdev: UInt32
+    ) throws(Errno) -> EntryReply {
+        try answer { () throws(FileSystemError) in
+            entry(
+                try files.makeNode(
+                    in: parent, name, mode: mode, rdev: rdev, owner: Owner(context), retain: true))
+        }
+    }
+
+    func makeDirectory(
+        _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32
+    ) throws(Errno) -> EntryReply {
+        try answer { () throws(FileSystemError) in
+            entry(
+                try files.makeDirectory(
+                    in: parent, name, permissions: mode & 0o7777, owner: Owner(context), retain: true))
+        }
+    }
+
+    func makeSymbolicLink(
+        _ context: RequestContext, parent: NodeID, name: NameBytes, target: NameBytes
+    ) throws(Errno) -> EntryReply {
+        try answer { () throws(FileSystemError) in
+            entry(
+                try files.makeSymbolicLink(
+                    in: parent, name, target: target, owner: Owner(context), retain: true))
+        }
+    }
+
+    func readLink(_ context: RequestContext, node: NodeID) throws(Errno) -> [UInt8] {
+        try answer { () throws(FileSystemError) in try files.readSymbolicLink(node) }
+    }
+
+    func link(
+        _ context: RequestContext, node: NodeID, newParent: NodeID, newName: NameBytes
+    ) throws(Errno) -> EntryReply {
+        try answer { () throws(FileSystemError) in
+            entry(try files.link(node, in: newParent, newName, retain: true))
+        }
+    }
+
+    func unlink(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno) {
+        try answer { () throws(FileSystemError) in try files.unlink(in: parent, name) }
+    }
+
+    func removeDirectory(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno) {
+        try answer { () throws(FileSystemError) in try files.removeDirectory(in: parent, name) }
+    }
+
+    func rename(
+        _ context: RequestContext, parent: NodeID, name: NameBytes, newParent: NodeID, newName: NameBytes,
+        flags: UInt32
+    ) throws(Errno) {
+        let mode: RenameMode
+        switch flags {
+        case 0: mode = .replace
+        case o3_RENAME_NOREPLACE: mode = .noReplace
+        case o3_RENAME_EXCHANGE: mode = .exchange
+        default: throw .invalid
+        }
+        try answer { () throws(FileSystemError) in
+            try files.rename(from: parent, name, to: newParent, newName, mode: mode)
+        }
+    }
+
+    // MARK: Attributes
+
+    func getAttributes(_ context: RequestContext, node: NodeID) throws(Errno) -> AttributesReply {
+        try answer { () throws(FileSystemError) in attributes(try files.getAttributes(node)) }
+    }
+
+    func setAttributes(
+        _ context: RequestContext, node: NodeID, _ changes: FUSE.AttributeChanges
+    ) throws(Errno) -> AttributesReply {
+        try answer { () throws(FileSystemError) in
+            attributes(try files.setAttributes(node, O3FileSystem.AttributeChanges(changes)))
+        }
+    }
+
+    // MARK: Data
+
+    func read(
+        _ context: RequestContext, node: NodeID, handle: UInt64, offset: UInt64, count: Int, reply: ReadReply
+    ) throws(Errno) {
+        let sink: ReadSink
+        if let kept = reply.attachment as? ReadSink {
+            sink = kept
+        } else {
+            sink = ReadSink()
+            reply.attachment = sink
+        }
+        // What the pieces are pinned to is released as soon as the answer is sent.
+        defer { sink.clear() }
+        try answer { () throws(FileSystemError) in
+            try files.read(node, offset: offset, length: count, into: sink)
+        }
+        for piece in sink.pieces { reply.append(piece.bytes) }
+        reply.send()
+    }
+
+    /// Does not look at O_SYNC: the kernel sends fsync after each write to a file that was opened so.
+    func write(_ context: RequestContext, node: NodeID, _ request: WriteRequest) throws(Errno) -> Int {
+        try answer { () throws(FileSystemError) in
+            try files.write(
+                node, offset: request.offset, request.bytes, clearsPrivileges: request.clearsPrivileges)
+        }
+        return request.bytes.count
+    }
+
+    func synchronize(_ context: RequestContext, node: NodeID, handle: UInt64, dataOnly: Bool) throws(Errno) {
+        guard !isReadOnly else { return }
+        try answer { () throws(FileSystemError) in try files.sync() }
+    }
+
+    func synchronizeDirectory(
+        _ context: RequestContext, node: NodeID, handle: UInt64, dataOnly: Bool
+    ) throws(Errno) {
+        try synchronize(context, node: node, handle: handle, dataOnly: dataOnly)
+    }
+
+    func allocate(
+        _ context: RequestContext, node: NodeID, offset: UInt64, length: UInt64, mode: Int32
+    ) throws(Errno) {
+        let allocation: AllocationMode
+        switch mode {
+        case 0: allocation = .extend
+        case o3_FALLOC_FL_KEEP_SIZE: allocation = .keepSize
+        case o3_FALLOC_FL_PUNCH_HOLE | o3_FALLOC_FL_KEEP_SIZE: allocation = .punchHole
+        case o3_FALLOC_FL_ZERO_RANGE: allocation = .zeroRange
+        case o3_FALLOC_FL_ZERO_RANGE | o3_FALLOC_FL_KEEP_SIZE: allocation = .zeroRangeKeepSize
+        default: throw .notSupported
+        }
+        try answer { () throws(FileSystemError) in
+            // The kernel does not say here who may keep set-user-ID bits; root may.
+            try files.allocate(
+                node, offset: offset, length: length, mode: allocation, clearsPrivileges: context.uid != 0)
+        }
+    }
+
+    func seek(_ context: RequestContext, node: NodeID, offset: UInt64, whence: Int32) throws(Errno) -> UInt64 {
+        let target: SeekTarget
+        switch whence {
+        case o3_SEEK_DATA: target = .data
+        case o3_SEEK_HOLE: target = .hole
+        default: throw .invalid
+        }
+        return try answer { () throws(FileSystemError) in try files.seek(node, from: offset, to: target) }
+    }
+
+    // MARK: Directories
+
+    func readDirectory(
+        _ context: RequestContext, node: NodeID, handle: UInt64, after cookie: UInt64, reply: DirectoryReply
+    ) throws(Errno) {
+        let wantsAttributes = reply.wantsAttributes
+        try answer { () throws(FileSystemError) in
+            try files.readDirectory(
+                node, after: cookie, attributes: wantsAttributes, retain: wantsAttributes,
+                expected: reply.expectedEntries
+            ) { found in
+                guard let known = found.attributes else {
+                    return reply.add(
+                        name: found.name, inode: found.inode, type: found.type.rawValue, cookie: found.cookie)
+                }
+                return reply.add(name: found.name, entry: entry(known), cookie: found.cookie)
+            }
+        }
+    }
+
+    // MARK: Extended attributes
+
+    func setExtendedAttribute(
+        _ context: RequestContext, node: NodeID, name: NameBytes, value: UnsafeRawBufferPointer, flags: Int32
+    ) throws(Errno) {
+        try checkNamespace(name)
+        let mode: ExtendedAttributeMode
+        switch flags {
+        case 0: mode = .createOrReplace
+        case Self.xattrCreate: mode = .create
+        case Self.xattrReplace: mode = .replace
+        default: throw .invalid
+        }
+        try answer { () throws(FileSystemError) in
+            try files.setExtendedAttribute(node, name, value, mode: mode)
+        }
+    }
+
+    func getExtendedAttribute(_ context: RequestContext, node: NodeID, name: NameBytes) throws(Errno) -> [UInt8] {
+        try checkNamespace(name)
+        return try answer { () throws(FileSystemError) in
+            try files.getExtendedAttribute(node, name).copy()
+        }
+    }
+
+    func listExtendedAttributes(_ context: RequestContext, node: NodeID) throws(Errno) -> [UInt8] {
+        try answer { () throws(FileSystemError) in try files.listExtendedAttributes(node) }
+    }
+
+    func removeExtendedAttribute(_ context: RequestContext, node: NodeID, name: NameBytes) throws(Errno) {
+        try checkNamespace(name)
+        try answer { () throws(FileSystemError) in try files.removeExtendedAttribute(node, name) }
+    }
+
+    /// XATTR_CREATE and XATTR_REPLACE of setxattr(2).
+    private static let xattrCreate: Int32 = 1
+    private static let xattrReplace: Int32 = 2
+
+    /// Access control lists live in "system."; one that is stored but not enforced would be a lie.
+    private func checkNamespace(_ name: NameBytes) throws(Errno) {
+        if name.starts(with: Self.systemPrefix) { throw .notSupported }
+    }
+
+    private static let systemPrefix = Array("system.".utf8)
+
+    // MARK: The whole
+
+    func space(_ context: RequestContext, node: NodeID) throws(Errno) -> FUSE.FileSystemSpace {
+        let space = try answer { () throws(FileSystemError) in try files.space() }
+        // Inodes are not limited: as other such file systems do, no count is given.
+        return FUSE.FileSystemSpace(
+            blockSize: UInt64(space.blockSize), totalBlocks: space.totalBlocks, freeBlocks: space.freeBlocks,
+            availableBlocks: space.freeBlocks, totalFiles: 0, freeFiles: 0,
+            maximumNameLength: UInt64(space.maximumNameLength))
+    }
+
+    // MARK: Answers
+
+    private func entry(_ attributes: O3FileSystem.Attributes) -> EntryReply {
+        EntryReply(
+            node: attributes.inode, generation: attributes.generation, attributes: FUSE.Attributes(attributes),
+            attributeTimeout: timeouts.attributes, entryTimeout: timeouts.entries)
+    }
+
+    private func attributes(_ attributes: O3FileSystem.Attributes) -> AttributesReply {
+        AttributesReply(FUSE.Attributes(attributes), timeout: timeouts.attributes)
+    }
+
+    @inline(__always)
+    private func answer<Result>(_ body: () throws(FileSystemError) -> Result) throws(Errno) -> Result {
+        do throws(FileSystemError) { return try body() } catch { throw errno(error) }
+    }
+
+    private func errno(_ error: FileSystemError) -> Errno {
+        if case .posix(let code) = error { return Errno(code) }
+        report(error.description)
+        return Errno(error.posixCode)
+    }
+}
