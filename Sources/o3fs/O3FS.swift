@@ -3,5 +3,18 @@ import ArgumentParser
 @main
 struct O3FS: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "o3fs", abstract: "A POSIX file system on an LSM tree built for disaggregated memory.")
+        commandName: "o3fs",
+        abstract: "A POSIX file system on an LSM tree built for disaggregated memory.",
+        version: o3fsVersion,
+        subcommands: [
+            StatusCommand.self,
+            StatsCommand.self,
+            KeyValueCommand.self,
+            CompactCommand.self,
+            CheckCommand.self,
+            BenchCommand.self,
+        ])
 }
+
+/// The version of this build, as `o3fs --version` prints it.
+let o3fsVersion = "0.1.0"

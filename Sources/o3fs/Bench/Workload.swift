@@ -1,0 +1,107 @@
+/// A workload of `o3fs bench`, under the name db_bench gives it.
+enum Workload: String, CaseIterable, Sendable {
+    /// Writes keys in ascending order into a new store.
+    case fillseq
+    /// Writes keys in random order into a new store.
+    case fillrandom
+    /// Writes keys in random order into the store as it is.
+    case overwrite
+    /// As `fillrandom`, every write synced; a thousandth of the operations.
+    case fillsync
+    /// Reads random keys.
+    case readrandom
+    /// Reads random keys none of which exists.
+    case readmissing
+    /// Reads all entries in ascending order with one iterator a thread.
+    case readseq
+    /// Makes an iterator and positions it at a random key.
+    case seekrandom
+    /// `readrandom`, while one more thread overwrites; only the readers are measured.
+    case readwhilewriting
+    /// Deletes random keys.
+    case deleterandom
+    /// Not measured by operation: moves memtables into tables.
+    case flush
+    /// Not measured by operation: compacts everything.
+    case compact
+
+    /// Whether it begins with an empty store.
+    var needsFreshStore: Bool {
+        switch self {
+        case .fillseq, .fillrandom, .fillsync: true
+        default: false
+        }
+    }
+
+    var writes: Bool {
+        switch self {
+        case .fillseq, .fillrandom, .fillsync, .overwrite, .deleterandom: true
+        default: false
+        }
+    }
+}
+
+/// What a run of workloads is made of; the fields carry db_bench's names.
+struct BenchSettings: Sendable {
+    var num = 1_000_000
+    /// Operations of a reading workload, a thread; nil: `num`.
+    var reads: Int?
+    /// Seconds a workload runs; 0: until its operations are done.
+    var duration = 0
+    var keySize = 16
+    var valueSize = 100
+    var threads = 1
+    var batchSize = 1
+    /// Entries read behind the position of each seek.
+    var seekNexts = 0
+    var sync = false
+    /// Share of a value's bytes that are left when it is compressed.
+    var compressionRatio = 0.5
+    var seed: UInt64 = 1
+}
+
+/// What one workload measured.
+struct BenchResult: Sendable {
+    var name: String
+    var operations = 0
+    var seconds = 0.0
+    /// Bytes of keys and values that were written or found.
+    var bytes: UInt64 = 0
+    /// Reads that found something; nil for other workloads.
+    var found: Int?
+    var p50Microseconds = 0.0
+    var p99Microseconds = 0.0
+    var p999Microseconds = 0.0
+    var stallSeconds = 0.0
+    var writeAmplification = 0.0
+
+    var operationsPerSecond: Double { seconds > 0 ? Double(operations) / seconds : 0 }
+    /// MiB a second, as db_bench counts them.
+    var megabytesPerSecond: Double { seconds > 0 ? Double(bytes) / 1_048_576 / seconds : 0 }
+}
+
+/// The names are an interface: scripts read them.
+extension BenchResult: Encodable {
+    enum CodingKeys: String, CodingKey {
+        case name
+        case operationsPerSecond = "ops_per_second"
+        case megabytesPerSecond = "mb_per_second"
+        case p50Microseconds = "p50_us"
+        case p99Microseconds = "p99_us"
+        case p999Microseconds = "p999_us"
+        case stallSeconds = "stall_seconds"
+        case writeAmplification = "write_amplification"
+    }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(name, forKey: .name)
+        try container.encode(operationsPerSecond, forKey: .operationsPerSecond)
+        try container.encode(megabytesPerSecond, forKey: .megabytesPerSecond)
+        try container.encode(p50Microseconds, forKey: .p50Microseconds)
+        try container.encode(p99Microseconds, forKey: .p99Microseconds)
+        try container.encode(p999Microseconds, forKey: .p999Microseconds)
+        try container.encode(stallSeconds, forKey: .stallSeconds)
+        try container.encode(writeAmplification, forKey: .writeAmplification)
+    }
+}

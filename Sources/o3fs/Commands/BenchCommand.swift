@@ -1,0 +1,171 @@
+import ArgumentParser
+import Glibc
+import O3LSM
+
+/// `o3fs bench`: db_bench's workloads on the engine, without the file system.
+struct BenchCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench",
+        abstract: "Measure the engine with db_bench's workloads.",
+        discussion: """
+            Workloads run one after the other on one store; those whose name begins with fill start with an \
+            empty one. Keys are numbers below --num, values compress to --compression-ratio of their size. \
+            Times are taken for each operation (for each batch when --batch-size is more than 1).
+
+            With --json each workload prints one line, an object with name, ops_per_second, mb_per_second, \
+            p50_us, p99_us, p999_us, stall_seconds and write_amplification.
+            """)
+
+    @Argument(help: "Directory of the store; it must be empty, missing, or from an earlier run. Default: a temporary one.")
+    var directory: String?
+
+    @Option(name: dashed("db"), help: "The same, as db_bench spells it.")
+    var db: String?
+
+    @Option(
+        name: dashed("benchmarks"),
+        help: "Comma-separated: \(Workload.allCases.map(\.rawValue).joined(separator: ", ")).")
+    var benchmarks = "fillseq,fillsync,fillrandom,overwrite,readrandom,readseq,seekrandom,readwhilewriting"
+
+    @Option(name: dashed("num"), help: "Number of keys, and of operations a thread.")
+    var num = 1_000_000
+
+    @Option(name: dashed("reads"), help: "Operations of a reading workload, a thread. Default: --num.")
+    var reads: Int?
+
+    @Option(name: dashed("duration"), help: "Seconds a workload runs, instead of a number of operations.")
+    var duration = 0
+
+    @Option(name: dashed("key-size"), help: "Bytes of a key, at least 8.")
+    var keySize = 16
+
+    @Option(name: dashed("value-size"), help: "Bytes of a value.")
+    var valueSize = ByteSize(100)
+
+    @Option(name: dashed("threads"), help: "Threads that work at once.")
+    var threads = 1
+
+    @Option(name: dashed("batch-size"), help: "Entries of a write batch.")
+    var batchSize = 1
+
+    @Option(name: dashed("seek-nexts"), help: "Entries that seekrandom reads behind each position.")
+    var seekNexts = 0
+
+    @Option(name: dashed("compression-ratio"), help: "Share of a value that is left when it is compressed.")
+    var compressionRatio = 0.5
+
+    @Option(name: dashed("seed"), help: "Seed of the random numbers.")
+    var seed: UInt64 = 1
+
+    @Flag(name: dashed("sync"), help: "Sync each write.")
+    var sync = false
+
+    @Flag(name: dashed("use-existing-db"), help: "Keep the store that is there; fill workloads are skipped.")
+    var useExistingDB = false
+
+    @OptionGroup var engine: EngineOptions
+
+    @Flag(help: "Print one JSON object a line a workload.")
+    var json = false
+
+    func validate() throws {
+        guard num > 0 else { throw ValidationError("--num must be at least 1.") }
+        guard (8...16_384).contains(keySize) else { throw ValidationError("--key-size must be 8 to 16384.") }
+        guard valueSize.bytes <= 768 << 10 else { throw ValidationError("--value-size must be at most 768K.") }
+        guard (1...1024).contains(threads) else { throw ValidationError("--threads must be 1 to 1024.") }
+        guard batchSize > 0, batchSize * (keySize + valueSize.bytes) <= 64 << 20 else {
+            throw ValidationError("--batch-size must be at least 1, and a batch at most 64M.")
+        }
+        guard (reads ?? 1) > 0 else { throw ValidationError("--reads must be at least 1.") }
+        guard duration >= 0, seekNexts >= 0 else {
+            throw ValidationError("--duration and --seek-nexts must not be negative.")
+        }
+        guard (0.01...1).contains(compressionRatio) else {
+            throw ValidationError("--compression-ratio must be 0.01 to 1.")
+        }
+        _ = try workloads()
+    }
+
+    func run() throws {
+        let isTemporary = directory == nil && db == nil
+        let path = try directory ?? db ?? Self.temporaryDirectory()
+        if !useExistingDB { try BenchDirectory.claim(path) }
+        defer { if isTemporary { try? Files.removeTree(path) } }
+        let options = try engine.makeOptions()
+        let runner = BenchRunner(
+            directory: path, options: options, settings: settings, keepsExistingStore: useExistingDB)
+        if !json { printHeader(path, options) }
+        do {
+            for workload in try workloads() {
+                if let result = try runner.run(workload) {
+                    try report(result)
+                } else if !json {
+                    Console.line("\(workload.rawValue): skipped, it would empty the existing store")
+                }
+            }
+        } catch {
+            try? runner.close()
+            throw error
+        }
+        try runner.close()
+    }
+
+    private var settings: BenchSettings {
+        BenchSettings(
+            num: num, reads: reads, duration: duration, keySize: keySize, valueSize: valueSize.bytes,
+            threads: threads, batchSize: batchSize, seekNexts: seekNexts, sync: sync,
+            compressionRatio: compressionRatio, seed: seed)
+    }
+
+    private func workloads() throws -> [Workload] {
+        try benchmarks.split(separator: ",").map { name in
+            guard let workload = Workload(rawValue: String(name)) else {
+                throw ValidationError(
+                    "There is no workload \(name); there are \(Workload.allCases.map(\.rawValue).joined(separator: ", ")).")
+            }
+            return workload
+        }
+    }
+
+    private func printHeader(_ path: String, _ options: Options) {
+        Console.line("store         \(path)")
+        Console.line("entries       \(num), keys of \(keySize) bytes, values of \(valueSize.bytes) bytes")
+        Console.line("threads       \(threads)")
+        Console.line("compression   \(options.compression.rawValue), bloom \(options.bloomBitsPerKey) bits a key")
+        Console.line("memtable      \(ByteSize(options.memtableSize)), block cache \(ByteSize(options.cacheSize))")
+        Console.line()
+        Console.flush()
+    }
+
+    private func report(_ result: BenchResult) throws {
+        if json {
+            Console.line(try JSON.encode(result))
+        } else {
+            func pad(_ text: String, _ width: Int) -> String {
+                String(repeating: " ", count: max(0, width - text.count)) + text
+            }
+            let name = result.name + String(repeating: " ", count: max(0, 16 - result.name.count))
+            let micros = result.operations > 0 ? result.seconds * 1e6 / Double(result.operations) : 0
+            var line = "\(name): \(pad(fixed(micros, decimals: 3), 9)) micros/op"
+            line += "\(pad(fixed(result.operationsPerSecond, decimals: 0), 10)) ops/s"
+            line += "\(pad(fixed(result.megabytesPerSecond, decimals: 1), 9)) MB/s"
+            line += "  p50 \(fixed(result.p50Microseconds, decimals: 1))"
+            line += " p99 \(fixed(result.p99Microseconds, decimals: 1))"
+            line += " p99.9 \(fixed(result.p999Microseconds, decimals: 1)) us"
+            line += "  stall \(fixed(result.stallSeconds, decimals: 2)) s"
+            line += "  write amp \(fixed(result.writeAmplification, decimals: 2))"
+            if let found = result.found { line += "  (\(found) of \(result.operations) found)" }
+            Console.line(line)
+        }
+        Console.flush()
+    }
+
+    private static func temporaryDirectory() throws -> String {
+        let base = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+        var template = Array("\(base)/o3fs-bench-XXXXXX".utf8CString)
+        guard let made = mkdtemp(&template) else {
+            throw CommandError("create a directory in \(base)", errno: errno)
+        }
+        return String(cString: made)
+    }
+}

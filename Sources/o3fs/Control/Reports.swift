@@ -1,0 +1,134 @@
+import Glibc
+import O3LSM
+
+/// What `o3fs status` tells.
+struct StatusReport: Codable, Sendable {
+    struct Process: Codable, Sendable {
+        var pid: Int32
+        var uptimeSeconds: Double
+
+        enum CodingKeys: String, CodingKey {
+            case pid
+            case uptimeSeconds = "uptime_seconds"
+        }
+    }
+    struct Worker: Codable, Sendable {
+        var pid: Int32
+    }
+
+    /// `mounted`, `unmounted`, or `failed` when the store refuses writes.
+    var state: String
+    var version: String
+    var store: String
+    var mountpoint: String?
+    /// nil when the store is not mounted.
+    var daemon: Process?
+    /// Processes that flush and compact for the daemon.
+    var workers: [Worker] = []
+    var dm: Statistics.DisaggregatedMemory
+    var levels: [Statistics.Level]
+    var recovery: Statistics.Recovery
+    var writeError: String?
+
+    enum CodingKeys: String, CodingKey {
+        case state, version, store, mountpoint, daemon, workers, dm, levels, recovery
+        case writeError = "write_error"
+    }
+
+    init(_ statistics: Statistics, store: String, mountpoint: String?, daemon: Process?) {
+        state = statistics.writeError != nil ? "failed" : daemon != nil ? "mounted" : "unmounted"
+        version = o3fsVersion
+        self.store = store
+        self.mountpoint = mountpoint
+        self.daemon = daemon
+        dm = statistics.dm
+        levels = statistics.levels
+        recovery = statistics.recovery
+        writeError = statistics.writeError
+    }
+}
+
+/// How often the kernel asked for one operation, and how that went.
+struct OperationCounter: Codable, Equatable, Sendable {
+    var count: UInt64 = 0
+    /// Answers with an errno; most are expected (ENOENT).
+    var errors: UInt64 = 0
+    /// Time spent answering, all threads together.
+    var seconds = 0.0
+}
+
+/// What `o3fs stats` tells: the engine's statistics, and the operations of the mount beside them.
+struct StatisticsReport: Codable, Sendable {
+    var engine: Statistics
+    /// By name of the operation in the FUSE protocol, in lower case; nil when the store is not mounted.
+    var fuse: [String: OperationCounter]?
+
+    private enum CodingKeys: String, CodingKey {
+        case fuse
+        case stallSeconds = "stall_seconds"
+        case writeAmplification = "write_amplification"
+    }
+
+    init(_ engine: Statistics, fuse: [String: OperationCounter]?) {
+        self.engine = engine
+        self.fuse = fuse
+    }
+
+    init(from decoder: any Decoder) throws {
+        engine = try Statistics(from: decoder)
+        fuse = try decoder.container(keyedBy: CodingKeys.self)
+            .decodeIfPresent([String: OperationCounter].self, forKey: .fuse)
+    }
+
+    /// One flat object: the engine's keys and these.
+    func encode(to encoder: any Encoder) throws {
+        try engine.encode(to: encoder)
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encodeIfPresent(fuse, forKey: .fuse)
+        try container.encode(engine.stallSeconds, forKey: .stallSeconds)
+        try container.encode(engine.writeAmplification, forKey: .writeAmplification)
+    }
+}
+
+/// The control socket's handler of a mount daemon. Thread-safe.
+///
+///     let reports = DaemonReports(database: database, store: store, mountpoint: mountpoint) { counters }
+///     let control = try ControlServer.start(path: ControlSocket.path(store: store), handler: reports.answer)
+final class DaemonReports: Sendable {
+    private let database: Database
+    private let store: String
+    private let mountpoint: String
+    private let startNanoseconds = monotonicNanoseconds()
+    private let operations: @Sendable () -> [String: OperationCounter]
+
+    /// - Parameters:
+    ///   - store, mountpoint: absolute paths.
+    ///   - operations: the mount's counters, called for each `stats`.
+    init(
+        database: Database, store: String, mountpoint: String,
+        operations: @escaping @Sendable () -> [String: OperationCounter] = { [:] }
+    ) {
+        self.database = database
+        self.store = store
+        self.mountpoint = mountpoint
+        self.operations = operations
+    }
+
+    func answer(_ command: ControlCommand) throws -> any Codable & Sendable {
+        switch command {
+        case .status:
+            let uptime = Double(monotonicNanoseconds() - startNanoseconds) / 1e9
+            return StatusReport(
+                database.statistics(), store: store, mountpoint: mountpoint,
+                daemon: .init(pid: getpid(), uptimeSeconds: uptime))
+        case .stats:
+            return StatisticsReport(database.statistics(), fuse: operations())
+        case .compact:
+            try database.compact()
+            return ControlDone()
+        case .sync:
+            try database.sync()
+            return ControlDone()
+        }
+    }
+}

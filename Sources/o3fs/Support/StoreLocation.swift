@@ -1,0 +1,68 @@
+import Glibc
+import O3LSM
+
+/// What a STORE|MOUNTPOINT argument means: a store directory, and where it is mounted.
+struct StoreLocation: Equatable {
+    /// Absolute path of the store's directory.
+    var store: String
+    /// Where it is mounted; nil when it is not.
+    var mountpoint: String?
+
+    /// The daemon's control socket.
+    var socket: String { ControlSocket.path(store: store) }
+
+    /// Throws when the path is neither a store nor the mountpoint of one.
+    static func resolve(_ path: String) throws(CommandError) -> StoreLocation {
+        let absolute = Files.absolute(path)
+        let mounts = MountTable.mountedStores()
+        // The newest mount hides older ones at the same place. Looked up before the path is touched: the
+        // mountpoint of a dead daemon answers every access with an error.
+        if let mount = mounts.last(where: { $0.mountpoint == absolute }) {
+            return StoreLocation(store: mount.store, mountpoint: mount.mountpoint)
+        }
+        guard isStore(absolute) else {
+            guard access(absolute, F_OK) == 0 else { throw CommandError("open \(path)", errno: errno) }
+            throw CommandError("\(path) is neither an O3FS store nor the mountpoint of one")
+        }
+        return StoreLocation(store: absolute, mountpoint: mounts.last { $0.store == absolute }?.mountpoint)
+    }
+
+    /// The store behind a STORE argument of a command that needs it unmounted.
+    static func unmountedStore(_ path: String) throws(CommandError) -> String {
+        let location = try resolve(path)
+        if let mountpoint = location.mountpoint {
+            throw CommandError("\(location.store) is mounted at \(mountpoint): unmount it first")
+        }
+        return location.store
+    }
+
+    private static func isStore(_ path: String) -> Bool { access(path + "/IDENTITY", F_OK) == 0 }
+}
+
+extension Database {
+    /// Opens an existing store so that nothing in it changes.
+    static func openReadOnly(_ path: String) throws(EngineError) -> Database {
+        var options = Options()
+        options.createIfMissing = false
+        options.readOnly = true
+        return try open(path, options: options)
+    }
+
+    /// Opens an existing store to change it.
+    static func openExisting(_ path: String) throws(EngineError) -> Database {
+        var options = Options()
+        options.createIfMissing = false
+        return try open(path, options: options)
+    }
+}
+
+/// Runs `body` on an open database and closes it, also when `body` throws.
+func withDatabase<R>(_ database: Database, _ body: (Database) throws -> R) throws -> R {
+    let result: R
+    do { result = try body(database) } catch {
+        try? database.close()
+        throw error
+    }
+    try database.close()
+    return result
+}
