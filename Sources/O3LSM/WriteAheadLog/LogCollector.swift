@@ -43,6 +43,8 @@ struct LogCollector {
     {
         var appended = false
         while position < end {
+            // It may have been sealed since its last entry was handed out.
+            if let memtable, memtable.lastSequence != 0, memtable.lastSequence <= position { self.memtable = nil }
             if memtable == nil { try enterMemtable() }
             guard let memtable else { break }
             let next = position + 1
@@ -55,7 +57,6 @@ struct LogCollector {
             appended = true
             position = next
             cursors[index].head = try cursors[index].scan.next() ? cursors[index].scan.current : nil
-            if memtable.lastSequence == next { self.memtable = nil }
             if entry.isLastOfBatch, record.count >= targetBytes { break }
         }
         return appended

@@ -10,3 +10,10 @@ struct SeededRandom: RandomNumberGenerator {
         return z ^ (z >> 31)
     }
 }
+
+extension SeededRandom {
+    /// 0 ..< bound; 0 for a bound below 1.
+    mutating func below(_ bound: Int) -> Int {
+        bound > 1 ? Int(truncatingIfNeeded: next() % UInt64(bound)) : 0
+    }
+}
