@@ -49,6 +49,7 @@ public final class FileSystem: Sendable {
     let locks = StripedLocks()
     let cache: InodeCache
     let lookups = LookupCounts()
+    let listings = ListingCache()
     let allocator: InodeAllocator
     /// Held while a directory changes its parent, so that the way from any directory up to the root
     /// stays what it is while it is walked. Taken before stripes.

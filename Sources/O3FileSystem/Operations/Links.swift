@@ -58,18 +58,22 @@ extension FileSystem {
         _ parent: InodeNumber, _ name: UnsafeRawBufferPointer, directory wantsDirectory: Bool
     ) throws(FileSystemError) {
         guard name.count <= NameKey.maximumNameLength else { throw .posix(ENAMETOOLONG) }
+        let parentStripe = locks.stripe(of: parent)
         while true {
             // Which stripes to lock is known only from the entry: read it, lock, and see if it still holds.
+            let version = locks.version(parentStripe)
             guard let dentry = try fetchDentry(parent, name) else {
                 guard try requireInode(parent).isDirectory else { throw .notDirectory }
                 throw .notFound
             }
             var stripes = StripeSet()
-            stripes.insert(locks.stripe(of: parent))
+            stripes.insert(parentStripe)
             stripes.insert(locks.stripe(of: dentry.inode))
             locks.lock(stripes)
             defer { locks.unlock(stripes) }
-            guard try fetchDentry(parent, name) == dentry else { continue }
+            if !locks.isOnlyLocked(parentStripe, since: version) {
+                guard try fetchDentry(parent, name) == dentry else { continue }
+            }
             return try remove(parent, name, dentry, stripes, wantsDirectory)
         }
     }

@@ -3,8 +3,10 @@ import O3LSM
 
 /// Listing directories, in the order of their entries' hashes (see `DirectoryCookie`).
 extension FileSystem {
-    /// Entries fetched together when a listing wants attributes.
-    private static let maximumChunk = 256
+    /// Entries read together when a listing begins, and when it goes on: one that went on for long will
+    /// go on, and making a cursor costs as much as some dozens of entries.
+    private static let firstRun = 64
+    private static let laterRun = 512
 
     /// Hands entries to `body` from the one after `cookie` (0: from the start, with "." and "..") until
     /// it answers false: that entry did not fit and comes again. Cookies stay valid while entries come
@@ -19,26 +21,26 @@ extension FileSystem {
         guard readDots(inode, row, cookie, body) else { return }
         // A removed directory has no entries; an empty one need not be looked through.
         guard row.size > 0 else { return }
-        let listing = try EntryCursor(self, inode, after: cookie)
-        guard attributes else {
-            while let entry = try listing.next() {
-                let shown = entry.name.withUnsafeBytes { name in
-                    body(
-                        DirectoryEntry(
-                            name: name, inode: entry.dentry.inode, type: entry.dentry.type, cookie: entry.cookie,
-                            attributes: nil))
-                }
-                guard shown else { return }
-            }
-            return
-        }
-        var chunk: [EntryCursor.Entry] = []
+        let stripe = locks.stripe(of: inode)
+        let version = locks.version(stripe)
+        // The cookie of the last entry that was taken: where the caller will go on.
+        var last = max(cookie, DirectoryCookie.afterParent)
+        let rest = listings.take(inode, after: last, version)
+        var run = if let rest { rest.run } else { try nextRun(inode, after: last, max(expected, Self.firstRun)) }
+        var position = rest?.position ?? 0
         while true {
-            chunk.removeAll(keepingCapacity: true)
-            while chunk.count < min(max(expected, 8), Self.maximumChunk), let entry = try listing.next() {
-                chunk.append(entry)
+            let end = attributes ? min(run.entries.count, position + max(expected, 8)) : run.entries.count
+            let shown = try show(run, position..<end, attributes, retain, body)
+            if shown > 0 { last = run.entries[position + shown - 1].cookie }
+            guard position + shown == end else {
+                if version & 1 == 0 { listings.store(run, position + shown, inode, after: last, version) }
+                return
             }
-            guard !chunk.isEmpty, try show(chunk, retain, body) else { return }
+            position = end
+            if position == run.entries.count {
+                guard !run.isLast else { return }
+                (run, position) = (try nextRun(inode, after: last, Self.laterRun), 0)
+            }
         }
     }
 
@@ -57,27 +59,29 @@ extension FileSystem {
         return true
     }
 
-    /// Fetches the inodes of a chunk together and hands the entries over. False when one did not fit.
+    /// Hands entries of a run over, with their inodes, fetched together, if `attributes`. Answers how
+    /// many were taken.
     private func show(
-        _ chunk: [EntryCursor.Entry], _ retain: Bool, _ body: (DirectoryEntry) -> Bool
-    ) throws(FileSystemError) -> Bool {
-        let rows = try loadInodes(chunk.map { $0.dentry.inode })
-        for (index, entry) in chunk.enumerated() {
+        _ run: ListingRun, _ range: Range<Int>, _ attributes: Bool, _ retain: Bool, _ body: (DirectoryEntry) -> Bool
+    ) throws(FileSystemError) -> Int {
+        let rows = attributes ? try loadInodes(run.entries[range].map(\.dentry.inode)) : []
+        for index in range {
+            let entry = run.entries[index]
             let number = entry.dentry.inode
-            let row = rows[index]
+            let row = attributes ? rows[index - range.lowerBound] : nil
             if retain, row != nil { lookups.retain(number) }
-            let shown = entry.name.withUnsafeBytes { name in
+            let isTaken = run.withName(index) { name in
                 body(
                     DirectoryEntry(
                         name: name, inode: number, type: entry.dentry.type, cookie: entry.cookie,
                         attributes: row.map { self.attributes(number, $0) }))
             }
-            guard shown else {
+            guard isTaken else {
                 if retain, row != nil { forget(number, count: 1) }
-                return false
+                return index - range.lowerBound
             }
         }
-        return true
+        return range.count
     }
 
     /// The rows of many inodes, nil where there is none: from the cache, the others by one multi-get.
@@ -111,56 +115,40 @@ extension FileSystem {
     }
 }
 
-/// Walks the entries of one directory and makes their cookies.
-final class EntryCursor {
-    struct Entry {
-        let name: [UInt8]
-        let dentry: Dentry
-        /// Where a listing goes on after this entry.
-        let cookie: UInt64
-    }
-
-    private let cursor: any KeyValueCursor
-    private let directory: InodeNumber
-    /// The hash of the last entry, and how many entries of that hash there were up to it.
-    private var hash: UInt64
-    private var seen: UInt64 = 0
-
-    /// Begins after `cookie`.
-    init(_ fileSystem: FileSystem, _ directory: InodeNumber, after cookie: UInt64) throws(FileSystemError) {
-        let position = DirectoryCookie(cookie)
-        self.directory = directory
-        hash = position.hash
-        let empty = UnsafeRawBufferPointer(start: nil, count: 0)
-        cursor = try fileSystem.store.scan(
-            from: NameKey(dentryOf: directory, hash: position.hash, empty).bytes,
+extension FileSystem {
+    /// Up to `limit` entries of a directory after `cookie`, with the cookies that follow them.
+    private func nextRun(
+        _ directory: InodeNumber, after cookie: UInt64, _ limit: Int
+    ) throws(FileSystemError) -> ListingRun {
+        let start = DirectoryCookie(cookie)
+        let cursor = try store.scan(
+            from: NameKey(dentryOf: directory, hash: start.hash, UnsafeRawBufferPointer(start: nil, count: 0)).bytes,
             to: RowKey.first(.dentry, of: directory + 1).bytes)
-        while seen < position.seen, cursor.isValid,
-            case .dentry(_, let found, _)? = ParsedKey(cursor.key), found == hash
-        {
-            seen += 1
+        var names: [UInt8] = []
+        var entries: [ListingRun.Entry] = []
+        var hash = start.hash
+        var ordinal: UInt64 = 0
+        while cursor.isValid, entries.count < limit {
+            guard case .dentry(_, let found, let name)? = ParsedKey(cursor.key) else {
+                throw .corruptRow(row: KeyDescription.describe(cursor.key), problem: "it is not an entry's key")
+            }
+            ordinal = found == hash ? ordinal + 1 : 1
+            hash = found
+            // Entries of the first hash that the caller has already seen.
+            if found != start.hash || ordinal > start.seen {
+                guard let dentry = Dentry(cursor.value) else {
+                    throw .corruptRow(
+                        row: KeyDescription.describe(cursor.key),
+                        problem: "its value of \(cursor.value.count) bytes is no entry")
+                }
+                names.append(contentsOf: name)
+                entries.append(
+                    ListingRun.Entry(
+                        nameEnd: names.count, dentry: dentry,
+                        cookie: DirectoryCookie(hash: found, seen: ordinal).rawValue))
+            }
             try cursor.advance()
         }
-    }
-
-    /// nil at the end.
-    func next() throws(FileSystemError) -> Entry? {
-        guard cursor.isValid else { return nil }
-        guard case .dentry(let parent, let found, let name)? = ParsedKey(cursor.key), parent == directory else {
-            throw .corruptRow(row: KeyDescription.describe(cursor.key), problem: "it is not an entry's key")
-        }
-        guard let dentry = Dentry(cursor.value) else {
-            throw .corruptRow(
-                row: KeyDescription.describe(cursor.key), problem: "its value of \(cursor.value.count) bytes is no entry")
-        }
-        if found != hash {
-            hash = found
-            seen = 0
-        }
-        seen += 1
-        let entry = Entry(
-            name: [UInt8](name), dentry: dentry, cookie: DirectoryCookie(hash: hash, seen: seen).rawValue)
-        try cursor.advance()
-        return entry
+        return ListingRun(names: names, entries: entries, isLast: !cursor.isValid)
     }
 }

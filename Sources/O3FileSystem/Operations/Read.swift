@@ -6,7 +6,7 @@ import O3LSM
 /// at all.
 extension FileSystem {
     /// Reads of at most so many blocks look each one up; longer ones scan.
-    static let maximumPointReads: UInt64 = 4
+    static let maximumPointReads: UInt64 = 8
 
     /// Adds the bytes of the range to `sink`, which must be empty; fewer than `length` only at the end
     /// of the file.

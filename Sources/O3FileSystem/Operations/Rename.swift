@@ -9,7 +9,11 @@ extension FileSystem {
     ) throws(FileSystemError) {
         try checkRenamed(name)
         try checkRenamed(newName)
+        let stripe = locks.stripe(of: parent)
+        let newStripe = locks.stripe(of: newParent)
         while true {
+            let version = locks.version(stripe)
+            let newVersion = locks.version(newStripe)
             guard let source = try fetchDentry(parent, name) else {
                 guard try requireInode(parent).isDirectory else { throw .notDirectory }
                 throw .notFound
@@ -21,14 +25,16 @@ extension FileSystem {
             if isMove { topology.lock(0) }
             defer { if isMove { topology.unlock(0) } }
             var stripes = StripeSet()
-            stripes.insert(locks.stripe(of: parent))
-            stripes.insert(locks.stripe(of: newParent))
+            stripes.insert(stripe)
+            stripes.insert(newStripe)
             stripes.insert(locks.stripe(of: source.inode))
             if let target { stripes.insert(locks.stripe(of: target.inode)) }
             locks.lock(stripes)
             defer { locks.unlock(stripes) }
-            guard try fetchDentry(parent, name) == source, try fetchDentry(newParent, newName) == target else {
-                continue
+            if !locks.isOnlyLocked(stripe, since: version) || !locks.isOnlyLocked(newStripe, since: newVersion) {
+                guard try fetchDentry(parent, name) == source, try fetchDentry(newParent, newName) == target else {
+                    continue
+                }
             }
             var change = RenameChange(
                 parent: parent, newParent: newParent, source: source, target: target, stripes: stripes,

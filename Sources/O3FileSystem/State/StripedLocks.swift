@@ -54,6 +54,12 @@ final class StripedLocks: @unchecked Sendable {
         return versionPointer(stripe).pointee.load(ordering: .acquiring) == version
     }
 
+    /// For the holder of the lock: whether nobody else held it since `version` was read.
+    @inline(__always)
+    func isOnlyLocked(_ stripe: Int, since version: UInt64) -> Bool {
+        version & 1 == 0 && self.version(stripe) == version + 1
+    }
+
     func lock(_ stripe: Int) {
         pthread_mutex_lock(mutex(stripe))
         versionPointer(stripe).pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
