@@ -1,5 +1,6 @@
 import Glibc
 import O3LSM
+import Synchronization
 import Testing
 
 @testable import O3FileSystem
@@ -193,5 +194,37 @@ struct ModelRun {
                 reopen: { _ in try FileSystem(store, options: settings) })
             try run.run(steps: 1200, reopenEvery: 300)
         }
+    }
+}
+
+/// The same on the engine, closed and opened, flushed and compacted on the way.
+@Suite struct DatabaseModelTests {
+    @Test(arguments: [0, 65_536]) func randomOperationsAgreeWithTheModelOnTheEngine(_ cachedInodes: Int) throws {
+        let temporary = TemporaryStore()
+        var options = FileSystem.Options()
+        options.cachedInodes = cachedInodes
+        let settings = options
+        let database = Mutex(try temporary.open())
+        let first = try FileSystem(database.withLock { $0 }, options: settings)
+        let round = Atomic<Int>(0)
+        var run = ModelRun(seed: UInt64.random(in: 0...UInt64.max), first) { fileSystem in
+            switch round.wrappingAdd(1, ordering: .relaxed).newValue % 3 {
+            case 0:
+                try database.withLock { try $0.flush() }
+                return fileSystem
+            case 1:
+                try database.withLock { try $0.compact() }
+                return fileSystem
+            default:
+                try fileSystem.close()
+                return try database.withLock { database in
+                    try database.close()
+                    database = try temporary.open()
+                    return try FileSystem(database, options: settings)
+                }
+            }
+        }
+        try run.run(steps: 3000, reopenEvery: 300)
+        try database.withLock { try $0.close() }
     }
 }
