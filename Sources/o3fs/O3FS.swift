@@ -7,6 +7,8 @@ struct O3FS: ParsableCommand {
         abstract: "A POSIX file system on an LSM tree built for disaggregated memory.",
         version: o3fsVersion,
         subcommands: [
+            MountCommand.self,
+            UmountCommand.self,
             StatusCommand.self,
             StatsCommand.self,
             KeyValueCommand.self,
@@ -14,6 +16,8 @@ struct O3FS: ParsableCommand {
             CheckCommand.self,
             BenchCommand.self,
         ])
+
+    static func main() { main(MountArguments.rewrite(CommandLine.arguments)) }
 }
 
 /// The version of this build, as `o3fs --version` prints it.

@@ -1,0 +1,82 @@
+import ArgumentParser
+import Glibc
+
+/// Starts the daemon of a mount in the background: this program once more, in a session of its own.
+///
+/// Not fork(2): a process that has threads, as the Swift runtime may, cannot go on after it.
+enum DaemonLauncher {
+    /// Returns when the mount is live. Its notes are printed on the way; its failure is thrown.
+    static func launch() throws {
+        var ends: [Int32] = [-1, -1]
+        guard pipe(&ends) == 0 else { throw CommandError("make a pipe", errno: errno) }
+        // The child's end must not be closed by exec; the parent's must.
+        _ = fcntl(ends[0], F_SETFD, FD_CLOEXEC)
+        let spawned = spawn(statusDescriptor: ends[1])
+        close(ends[1])
+        defer { close(ends[0]) }
+        let child = try spawned.get()
+
+        var outcome: DaemonStatus.Message?
+        forEachLine(ends[0]) { line in
+            guard let message = DaemonStatus.Message(line) else { return }
+            if case .note(let text) = message { Console.note(text) } else { outcome = message }
+        }
+        switch outcome {
+        case .success(let text): Console.line(text)
+        case .failure(let text):
+            reap(child)
+            throw CommandError(text)
+        case .note, nil:
+            throw CommandError("the daemon died while it set up the mount (\(reap(child)))")
+        }
+    }
+
+    private static func spawn(statusDescriptor: Int32) -> Result<pid_t, CommandError> {
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        // POSIX_SPAWN_SETSID, hidden behind _GNU_SOURCE.
+        posix_spawnattr_setflags(&attributes, 0x80)
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0)
+        // Standard error stays the user's until the daemon has its log file.
+
+        let program = CommandLine.arguments.first ?? "o3fs"
+        let arguments = [program] + MountArguments.rewrite(CommandLine.arguments)
+            + ["--status-fd", String(statusDescriptor)]
+        var list = arguments.map { strdup($0) } as [UnsafeMutablePointer<CChar>?]
+        list.append(nil)
+        defer { for argument in list { free(argument) } }
+        var child = pid_t()
+        let code = posix_spawn(&child, "/proc/self/exe", &actions, &attributes, list, Glibc.environ)
+        guard code == 0 else { return .failure(CommandError("start the daemon", errno: code)) }
+        return .success(child)
+    }
+
+    private static func forEachLine(_ descriptor: Int32, _ body: (Substring) -> Void) {
+        var pending: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        while true {
+            let count = read(descriptor, &buffer, buffer.count)
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { return }
+            pending += buffer[..<count]
+            while let end = pending.firstIndex(of: UInt8(ascii: "\n")) {
+                body(Substring(decoding: pending[..<end], as: UTF8.self))
+                pending.removeSubrange(...end)
+            }
+        }
+    }
+
+    /// Waits for a child that failed, and says how it ended.
+    @discardableResult
+    private static func reap(_ child: pid_t) -> String {
+        var status: Int32 = 0
+        while waitpid(child, &status, 0) < 0 { guard errno == EINTR else { return "unknown status" } }
+        let signal = status & 0x7f
+        return signal == 0 ? "exit status \((status >> 8) & 0xff)" : "signal \(signal)"
+    }
+}

@@ -1,0 +1,111 @@
+import ArgumentParser
+import FUSE
+import Glibc
+import O3LSM
+
+/// `o3fs mount STORE MOUNTPOINT`.
+struct MountCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mount",
+        abstract: "Mount a store, making it on first use.",
+        discussion: """
+            Returns when the mount is live; the daemon that serves it goes on in the background. Long options \
+            may also be given as -o NAME=VALUE, as in /etc/fstab.
+            """)
+
+    @Argument(help: "Directory of the store.")
+    var store: String
+
+    @Argument(help: "Directory to mount it at.")
+    var mountpoint: String
+
+    @Option(
+        name: [.customShort("o"), .customLong("options")], parsing: .unconditionalSingleValue,
+        help: "Options of mount(8), separated by commas: ro, allow_other, nodev, nosuid, noexec, fsname=NAME, …")
+    var options: [String] = []
+
+    @Flag(name: [.customShort("f"), .long], help: "Stay in the foreground.")
+    var foreground = false
+
+    @OptionGroup(title: "Engine") var engine: EngineOptions
+
+    @Option(name: .customLong("file-block-size"), help: "Bytes of a block of file data, when the store is made.")
+    var fileBlockSize: ByteSize?
+
+    @Option(help: "Threads that answer the kernel, 1 to 64.")
+    var threads = SessionOptions.defaultThreads
+
+    @Flag(
+        name: .customLong("writeback-cache"),
+        help: "Let the kernel collect writes. Faster for small writes; they survive the daemon's death only once sent.")
+    var writebackCache = false
+
+    @Option(name: .customLong("attr-timeout"), help: "Seconds the kernel may keep a file's attributes.")
+    var attributeTimeout = FileSystemAdapter.Timeouts().attributes
+
+    @Option(name: .customLong("entry-timeout"), help: "Seconds the kernel may keep what a name stands for.")
+    var entryTimeout = FileSystemAdapter.Timeouts().entries
+
+    @Option(name: .customLong("negative-timeout"), help: "Seconds the kernel may keep that a name does not exist.")
+    var negativeTimeout = FileSystemAdapter.Timeouts().absences
+
+    @Option(name: .customLong("read-ahead"), help: "How far the kernel reads ahead (root only).")
+    var readAhead = ByteSize(SessionOptions().readAheadKiB << 10)
+
+    @Option(name: .customLong("log-file"), help: "Where the background daemon reports trouble. Default: STORE/o3fs.log")
+    var logFile: String?
+
+    /// Given by the parent to the daemon it starts.
+    @Option(name: .customLong("status-fd"), help: .hidden)
+    var statusDescriptor: Int32?
+
+    func run() throws {
+        let plan = try makePlan()
+        if foreground || statusDescriptor != nil {
+            try runDaemon(plan)
+        } else {
+            try DaemonLauncher.launch()
+        }
+    }
+
+    /// Everything that can be checked before anything is touched.
+    private func makePlan() throws -> MountPlan {
+        guard (1...64).contains(threads) else {
+            throw CommandError("--threads must be between 1 and 64, not \(threads)")
+        }
+        for (name, value) in [
+            ("attr-timeout", attributeTimeout), ("entry-timeout", entryTimeout), ("negative-timeout", negativeTimeout),
+        ] where !(value >= 0) {
+            throw CommandError("--\(name) must not be negative")
+        }
+        let storePath = Files.absolute(store)
+        var plan = MountPlan(store: storePath, mountpoint: try MountPlan.check(mountpoint: mountpoint))
+        try plan.checkNesting()
+        if let logFile, !logFile.hasPrefix("/") {
+            throw CommandError("--log-file must be an absolute path, not \(logFile)")
+        }
+        let mountOptions = try MountOptions(options, store: storePath)
+        plan.engine = try engine.makeOptions()
+        plan.engine.readOnly = mountOptions.isReadOnly
+        plan.engine.createIfMissing = !mountOptions.isReadOnly
+        plan.fileBlockSize = fileBlockSize?.bytes
+        plan.timeouts = .init(attributes: attributeTimeout, entries: entryTimeout, absences: negativeTimeout)
+        plan.session.mountOptions = mountOptions.kernel
+        plan.session.threads = threads
+        plan.session.writebackCache = writebackCache
+        plan.session.readAheadKiB = readAhead.bytes >> 10
+        plan.session.clearsPrivilegesWhenTold = true
+        return plan
+    }
+
+    private func runDaemon(_ plan: MountPlan) throws {
+        let status = DaemonStatus(descriptor: statusDescriptor)
+        do {
+            try MountDaemon(plan, status, logFile: statusDescriptor == nil ? logFile : logFile ?? plan.logFile).run()
+        } catch {
+            guard statusDescriptor != nil else { throw error }
+            if !status.fail("\(error)") { TroubleLog.report("\(error)") }
+            throw ExitCode.failure
+        }
+    }
+}

@@ -1,0 +1,101 @@
+import Glibc
+
+/// The options of mount(8), as they follow `-o`: which go to the kernel, which are ours.
+struct MountOptions: Equatable {
+    /// For libfuse, escaped as it wants them.
+    var kernel: [String] = []
+    var isReadOnly = false
+
+    /// Options of `o3fs mount` that fstab can give as `name=value`: each is `--name value`.
+    static let namedOptions: Set<String> = [
+        "dm-size", "memtable-size", "shards", "cache-size", "bloom-bits", "compression", "block-size",
+        "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "attr-timeout",
+        "entry-timeout", "negative-timeout", "read-ahead", "log-file",
+    ]
+
+    /// Options of `o3fs mount` that fstab can give as a word: each is `--name`.
+    static let namedFlags: Set<String> = ["writeback-cache"]
+
+    /// What the kernel and libfuse understand.
+    private static let passed: Set<String> = [
+        "rw", "ro", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "sync", "dirsync", "noatime",
+        "nodiratime", "symfollow", "nosymfollow", "allow_other", "allow_root", "default_permissions",
+    ]
+
+    /// What mount(8) handles itself, and what is so anyway: access times are never updated by reading.
+    private static let ignored: Set<String> = [
+        "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "atime",
+        "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "loud",
+        "silent", "big_writes", "nonempty",
+    ]
+
+    /// From the values of all `-o` options, each comma-separated.
+    ///
+    /// `store` is the name the mount gets in the mount table unless `fsname` says otherwise. Throws one
+    /// sentence for an unknown option.
+    init(_ values: [String], store: String) throws(CommandError) {
+        var name = store
+        var subtype = "o3fs"
+        var checksPermissions = true
+        for option in values.flatMap(Self.split) {
+            let parts = option.split(separator: "=", maxSplits: 1).map(String.init)
+            let key = parts.first ?? option
+            let value = parts.count == 2 ? parts[1] : nil
+            switch key {
+            case "fsname": name = try Self.require(value, option)
+            case "subtype": subtype = try Self.require(value, option)
+            case "max_read":
+                guard let text = value, let bytes = ByteSize(argument: text), bytes.bytes >= 4096 else {
+                    throw CommandError("the mount option \(option) must give at least 4096 bytes")
+                }
+                kernel.append("max_read=\(bytes.bytes)")
+            case "no_default_permissions": checksPermissions = false
+            case "ro":
+                isReadOnly = true
+                kernel.append(option)
+            case "rw":
+                isReadOnly = false
+                kernel.append(option)
+            case _ where Self.passed.contains(option): kernel.append(option)
+            case _ where Self.ignored.contains(key) || key.hasPrefix("x-") || key == "comment": continue
+            default: throw CommandError("unknown mount option \(option)")
+            }
+        }
+        if checksPermissions, !kernel.contains("default_permissions") { kernel.append("default_permissions") }
+        kernel += ["fsname=" + Self.escape(name), "subtype=" + Self.escape(subtype)]
+    }
+
+    /// At commas, except escaped ones.
+    static func split(_ list: String) -> [String] {
+        var result: [String] = []
+        var current = ""
+        var isEscaped = false
+        for character in list {
+            if isEscaped {
+                current.append(character)
+                isEscaped = false
+            } else if character == "\\" {
+                isEscaped = true
+            } else if character == "," {
+                result.append(current)
+                current = ""
+            } else {
+                current.append(character)
+            }
+        }
+        result.append(current)
+        return result.filter { !$0.isEmpty }
+    }
+
+    private static func require(_ value: String?, _ option: String) throws(CommandError) -> String {
+        guard let value, !value.isEmpty else { throw CommandError("the mount option \(option) needs a value") }
+        return value
+    }
+
+    private static func escape(_ text: String) -> String {
+        text.reduce(into: "") { result, character in
+            if character == "," || character == "\\" { result.append("\\") }
+            result.append(character)
+        }
+    }
+}
