@@ -38,6 +38,8 @@ extension EngineCore {
             recovery.source = "region"
         } else {
             region = try createRegion(identity, options)
+            // Nobody may take what a reader replays into memory for the state the owner left.
+            if options.readOnly { region.unlink() }
             allocator = SlabAllocator(slabCount: region.slabCount)
             region.visibleSequence = versions.flushedSequence
             recovery.source = isNew ? "created" : "log"

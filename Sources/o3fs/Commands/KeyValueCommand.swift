@@ -124,7 +124,7 @@ struct KeyValuePut: ParsableCommand {
     func run() throws {
         let database: Database
         if Files.isMissingOrEmptyDirectory(store) {
-            database = try Database.open(Files.absolute(store))
+            database = try Database.open(Files.absolute(store), options: Options().forOneCommand)
         } else {
             database = try Database.openExisting(try StoreLocation.unmountedStore(store))
         }

@@ -16,6 +16,12 @@ enum Files {
         return names
     }
 
+    /// Bytes of a file; 0 for one that cannot be looked at.
+    static func size(_ path: String) -> Int {
+        var info = stat()
+        return lstat(path, &info) == 0 ? Int(info.st_size) : 0
+    }
+
     /// Whether a store may be made at this path without touching anything.
     static func isMissingOrEmptyDirectory(_ path: String) -> Bool {
         if access(path, F_OK) != 0 { return errno == ENOENT }

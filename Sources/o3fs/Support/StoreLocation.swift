@@ -45,6 +45,10 @@ extension Database {
         var options = Options()
         options.createIfMissing = false
         options.readOnly = true
+        // What the log holds is read into memory, where it stays: nothing is flushed from a store that is
+        // only read. An entry takes at most about three times as much there as in the log.
+        options.dmSize = max(leastMemoryBytes, 3 * logBytes(path))
+        options.memtableSize = leastMemoryBytes / 4
         return try open(path, options: options)
     }
 
@@ -52,7 +56,26 @@ extension Database {
     static func openExisting(_ path: String) throws(EngineError) -> Database {
         var options = Options()
         options.createIfMissing = false
-        return try open(path, options: options)
+        return try open(path, options: options.forOneCommand)
+    }
+
+    /// A command writes little: reserving gigabytes for it would take longer than its work.
+    static let leastMemoryBytes = 64 << 20
+
+    private static func logBytes(_ store: String) -> Int {
+        let directory = store + "/wal"
+        let names = (try? Files.list(directory)) ?? []
+        return names.reduce(0) { $0 + Files.size(directory + "/" + $1) }
+    }
+}
+
+extension Options {
+    /// With little disaggregated memory, for a command that is over soon.
+    var forOneCommand: Options {
+        var options = self
+        options.dmSize = Database.leastMemoryBytes
+        options.memtableSize = Database.leastMemoryBytes / 4
+        return options
     }
 }
 
