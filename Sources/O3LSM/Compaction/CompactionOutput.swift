@@ -10,15 +10,15 @@ final class CompactionOutput {
     private let storage: any Storage
     private let layout: StoreLayout
 
-    private var tombstones = FragmentedTombstones.empty
-    private var nextFragment = 0
+    @exclusivity(unchecked) private var tombstones = FragmentedTombstones.empty
+    @exclusivity(unchecked) private var nextFragment = 0
     /// The fragment that the last key lies in or after, and what of it has not been written yet.
-    private var openFragment: (index: Int, begin: [UInt8])?
+    @exclusivity(unchecked) private var openFragment: (index: Int, begin: [UInt8])?
 
     private var file: (any WritableFile)?
-    private var builder: TableBuilder?
+    @exclusivity(unchecked) private var builder: TableBuilder?
     private var paths: [String] = []
-    private var nextCutKey = 0
+    @exclusivity(unchecked) private var nextCutKey = 0
     /// Finished tables, by key.
     private(set) var files: [FileMetadata] = []
 

@@ -5,8 +5,8 @@ final class LevelIterator: InternalIterator {
     private let files: [FileMetadata]
     private let open: (FileMetadata) throws(EngineError) -> InternalIterator
     /// The file that `table` reads; outside `files.indices` when the cursor is not valid.
-    private var index = -1
-    private var table: InternalIterator?
+    @exclusivity(unchecked) private var index = -1
+    @exclusivity(unchecked) private var table: InternalIterator?
 
     /// - Parameters:
     ///   - files: by smallest key, disjoint.

@@ -6,7 +6,8 @@
 /// internal keys do not occur in a sound store; should they, all are emitted, the earlier child's
 /// first (going forward).
 ///
-/// Belongs to one thread, as its children do; they are moved by nobody else while it is used.
+/// Belongs to one thread, as its children do; they are moved by nobody else while it is used. Hence its
+/// properties need no exclusivity checks at run time, which would cost as much as the comparisons.
 final class MergingIterator: InternalIterator {
     /// A child and where its current entry is. The child is kept alive by `children`.
     private struct Cursor {
@@ -18,8 +19,8 @@ final class MergingIterator: InternalIterator {
     private let children: ContiguousArray<InternalIterator>
     /// A heap in its first `heapCount` places: the next entry to emit is in place 0.
     private let heap: UnsafeMutablePointer<Cursor>
-    private var heapCount = 0
-    private var isForward = true
+    @exclusivity(unchecked) private var heapCount = 0
+    @exclusivity(unchecked) private var isForward = true
 
     init(_ children: [InternalIterator]) {
         self.children = ContiguousArray(children)
