@@ -57,7 +57,7 @@ struct CompactionDescriptor: Sendable {
         for input in inputs {
             writer.append(UInt8(input.level))
             writer.appendVarint(UInt64(input.files.count))
-            for file in input.files { file.encodeForJob(into: &writer) }
+            for file in input.files { file.encode(into: &writer) }
         }
         writer.appendChecksum()
         return writer.bytes
@@ -145,7 +145,7 @@ struct CompactionDescriptor: Sendable {
 
     private static func readInput(_ reader: inout ByteReader) -> Compaction.Input? {
         guard let level = reader.read(UInt8.self), level < Compaction.levelCount,
-            let files = readList(&reader, { FileMetadata.decodeForJob(&$0) })
+            let files = readList(&reader, { FileMetadata.decode(&$0) })
         else { return nil }
         return Compaction.Input(level: Int(level), files: files)
     }

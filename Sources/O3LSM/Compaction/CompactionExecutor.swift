@@ -133,11 +133,12 @@ struct CompactionExecutor: Sendable {
         for file in descriptor.inputs.flatMap(\.files) {
             let isPart = descriptor.begin != nil || descriptor.end != nil
             guard file.rangeTombstoneCount > 0 || isPart else {
-                result.bytesRead += file.size
+                // Wrapping: a descriptor's numbers are claims until the table has been opened.
+                result.bytesRead &+= file.size
                 continue
             }
             let table = try tables.table(file)
-            result.bytesRead += isPart ? Self.bytes(of: table, descriptor.begin, descriptor.end) : file.size
+            result.bytesRead &+= isPart ? Self.bytes(of: table, descriptor.begin, descriptor.end) : file.size
             let found = table.rangeTombstones.clipped(to: descriptor.begin, descriptor.end).tombstones()
             result.rangeTombstonesIn += UInt64(found.count)
             all += found

@@ -17,7 +17,7 @@ struct CompactionFilter {
         case held
     }
 
-    private let snapshots: [SequenceNumber]
+    private let strata: SnapshotStrata
     private let tombstones: FragmentedTombstones
     private let deeperRanges: [KeyRange]
     private var tombstoneHint = 0
@@ -31,7 +31,7 @@ struct CompactionFilter {
     var heldDeletes: [Trailer] = []
 
     init(_ descriptor: CompactionDescriptor, _ tombstones: FragmentedTombstones) {
-        snapshots = descriptor.snapshots
+        strata = SnapshotStrata(descriptor.snapshots)
         deeperRanges = descriptor.deeperRanges
         self.tombstones = tombstones
     }
@@ -57,12 +57,11 @@ struct CompactionFilter {
 
     mutating func judge(_ key: UnsafeRawBufferPointer, _ trailer: Trailer) -> Verdict {
         let sequence = trailer.sequence
-        let own = snapshots.isEmpty ? 0 : partitionPoint(0, snapshots.count) { snapshots[$0] < sequence }
+        let own = strata.stratum(of: sequence)
         if own == stratum { return .shadowed }
         stratum = own
         if !tombstones.isEmpty {
-            let newestVisible = own < snapshots.count ? snapshots[own] : maximumSequenceNumber
-            let covering = tombstones.newestCovering(key, upTo: newestVisible, hint: &tombstoneHint)
+            let covering = tombstones.newestCovering(key, upTo: strata.upperEnd(of: own), hint: &tombstoneHint)
             if covering > sequence { return .covered }
         }
         if trailer.kind == .delete, !mayLieDeeper {

@@ -29,7 +29,7 @@ struct CompactionResult: Sendable {
         writer.append(Self.formatVersion)
         for counter in Self.counters { writer.appendVarint(self[keyPath: counter]) }
         writer.appendVarint(UInt64(outputs.count))
-        for file in outputs { file.encodeForJob(into: &writer) }
+        for file in outputs { file.encode(into: &writer) }
         writer.appendChecksum()
         return writer.bytes
     }
@@ -58,7 +58,7 @@ struct CompactionResult: Sendable {
             guard let value = reader.readVarint(), value < 1 << 62 else { return nil }
             result[keyPath: counter] = value
         }
-        guard let outputs = readList(&reader, { FileMetadata.decodeForJob(&$0) }) else { return nil }
+        guard let outputs = readList(&reader, { FileMetadata.decode(&$0) }) else { return nil }
         result.outputs = outputs
         return result
     }

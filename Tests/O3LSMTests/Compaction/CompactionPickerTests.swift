@@ -6,7 +6,7 @@ import Testing
     @Test(arguments: 0..<5 as Range<UInt64>)
     func keepsTheTreeSound(seed: UInt64) throws {
         var simulation = PickerSimulation(seed: seed)
-        for _ in 0..<600 {
+        for _ in 0..<400 {
             switch Int.random(in: 0..<10, using: &simulation.random) {
             case 0..<3: simulation.flush()
             case 3..<7 where simulation.inFlight.count < 5:

@@ -138,11 +138,7 @@ struct PickerSimulation {
     }
 
     mutating func check() throws {
-        for level in 1..<levels.count {
-            for (left, right) in zip(levels[level], levels[level].dropFirst()) {
-                try #require(KeyRange(left).isBefore(KeyRange(right)), "level \(level) overlaps, seed \(seed)")
-            }
-        }
+        try Version(levels: levels).checkInvariants()
         deepest = max(deepest, Level0Columns(levels[0]).maximumDepth)
         // The costly part, now and then.
         commits += 1
