@@ -1,9 +1,9 @@
 import Glibc
-import O3LSM
 import Synchronization
 import Testing
 
 @testable import O3FileSystem
+@testable import O3LSM
 
 /// Runs the same random operations on a file system and on the model, and compares answers and trees.
 struct ModelRun {
@@ -197,7 +197,8 @@ struct ModelRun {
     }
 }
 
-/// The same on the engine, closed and opened, flushed and compacted on the way.
+/// The same on the engine: flushed and compacted on the way, closed and opened, and killed: what an
+/// operation did is there after the death of the process that did it.
 @Suite struct DatabaseModelTests {
     @Test(arguments: [0, 65_536]) func randomOperationsAgreeWithTheModelOnTheEngine(_ cachedInodes: Int) throws {
         let temporary = TemporaryStore()
@@ -208,23 +209,23 @@ struct ModelRun {
         let first = try FileSystem(database.withLock { $0 }, options: settings)
         let round = Atomic<Int>(0)
         var run = ModelRun(seed: UInt64.random(in: 0...UInt64.max), first) { fileSystem in
-            switch round.wrappingAdd(1, ordering: .relaxed).newValue % 3 {
+            switch round.wrappingAdd(1, ordering: .relaxed).newValue % 4 {
             case 0:
                 try database.withLock { try $0.flush() }
                 return fileSystem
             case 1:
                 try database.withLock { try $0.compact() }
                 return fileSystem
-            default:
-                try fileSystem.close()
+            case let kind:
+                if kind == 2 { try fileSystem.close() }
                 return try database.withLock { database in
-                    try database.close()
+                    if kind == 2 { try database.close() } else { database.core.stopThreads() }
                     database = try temporary.open()
                     return try FileSystem(database, options: settings)
                 }
             }
         }
-        try run.run(steps: 3000, reopenEvery: 300)
+        try run.run(steps: 1600, reopenEvery: 160)
         try database.withLock { try $0.close() }
     }
 }
