@@ -86,15 +86,19 @@ public final class FileSystem: Sendable {
         do throws(EngineError) {
             let (free, total) = try store.space()
             return FileSystemSpace(
-                blockSize: UInt32(blockSize), totalBlocks: total / UInt64(blockSize),
-                freeBlocks: free / UInt64(blockSize), maximumNameLength: UInt32(NameKey.maximumNameLength))
+                blockSize: UInt32(blockSize),
+                totalBlocks: total / UInt64(blockSize),
+                freeBlocks: free / UInt64(blockSize),
+                maximumNameLength: UInt32(NameKey.maximumNameLength)
+            )
         } catch {
             throw .engine(error)
         }
     }
 
     private static func loadSuperblock(
-        _ store: any KeyValueStore, _ options: Options
+        _ store: any KeyValueStore,
+        _ options: Options
     ) throws(FileSystemError) -> Superblock {
         if let value = try store.fetch(.superblock) {
             return try withExtendedLifetime(value) { () throws(FileSystemError) in try Superblock(value.bytes) }
@@ -105,13 +109,16 @@ public final class FileSystem: Sendable {
 
     /// Writes a superblock and a root directory, in one batch.
     private static func format(
-        _ store: any KeyValueStore, _ options: Options
+        _ store: any KeyValueStore,
+        _ options: Options
     ) throws(FileSystemError) -> Superblock {
         guard Superblock.isValid(blockSize: options.blockSize) else {
             throw .engine(
                 .invalidArgument(
                     "the block size must be a power of two between \(Superblock.blockSizes.lowerBound) and "
-                        + "\(Superblock.blockSizes.upperBound) bytes, not \(options.blockSize)"))
+                        + "\(Superblock.blockSizes.upperBound) bytes, not \(options.blockSize)"
+                )
+            )
         }
         var random: (UInt64, UInt64) = (0, 0)
         let count = withUnsafeMutableBytes(of: &random) { o3_getrandom($0.baseAddress, $0.count) }
@@ -120,10 +127,17 @@ public final class FileSystem: Sendable {
         }
         let now = options.clock()
         let superblock = Superblock(
-            blockSize: options.blockSize, nextInode: rootInode + 1,
-            nameHash: NameHash(key0: random.0, key1: random.1), birth: now)
+            blockSize: options.blockSize,
+            nextInode: rootInode + 1,
+            nameHash: NameHash(key0: random.0, key1: random.1),
+            birth: now
+        )
         var root = Inode(
-            mode: S_IFDIR | (options.rootPermissions & 0o7777), owner: options.rootOwner, linkCount: 2, time: now)
+            mode: S_IFDIR | (options.rootPermissions & 0o7777),
+            owner: options.rootOwner,
+            linkCount: 2,
+            time: now
+        )
         root.parent = rootInode
         let batch = WriteBatch()
         batch.put(RowKey.superblock.bytes, superblock.encoded)

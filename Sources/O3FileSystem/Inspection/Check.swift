@@ -64,7 +64,8 @@ private struct Checker {
 
     /// The rows of one kind, in order.
     private mutating func forEachRow(
-        _ kind: RowKind, _ progress: (UInt64) -> Void,
+        _ kind: RowKind,
+        _ progress: (UInt64) -> Void,
         _ body: (inout Checker, ParsedKey, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Void
     ) throws(FileSystemError) {
         let cursor = try fileSystem.store.scan(kind)
@@ -93,8 +94,13 @@ private struct Checker {
                 checker.report("Inode \(number) exists, but its number was never given out.")
             }
             checker.known[number] = Known(
-                type: row.type, linkCount: row.linkCount, size: row.size, blocks: row.blocks, parent: row.parent,
-                flags: row.flags)
+                type: row.type,
+                linkCount: row.linkCount,
+                size: row.size,
+                blocks: row.blocks,
+                parent: row.parent,
+                flags: row.flags
+            )
         }
         if known[rootInode]?.type != .directory { report("The root directory (inode 1) is missing.") }
     }

@@ -114,7 +114,9 @@ extension FileSystem {
         let kinds: [RowKind] = file.type == .directory ? [.extendedAttribute, .dentry] : [.extendedAttribute, .data]
         for kind in kinds {
             let cursor = try store.scan(
-                from: RowKey.first(kind, of: file.inode).bytes, to: RowKey.first(kind, of: file.inode + 1).bytes)
+                from: RowKey.first(kind, of: file.inode).bytes,
+                to: RowKey.first(kind, of: file.inode + 1).bytes
+            )
             while cursor.isValid, keys.count < limit {
                 keys.append([UInt8](cursor.key))
                 try cursor.advance()
@@ -127,7 +129,8 @@ extension FileSystem {
 /// An array's bytes, for a body with an error type of its own (the array's method knows only any).
 @inline(__always)
 func withBytes<Result, Failure: Error>(
-    of array: [UInt8], _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+    of array: [UInt8],
+    _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
 ) throws(Failure) -> Result {
     try array.span.withUnsafeBytes(body)
 }

@@ -34,7 +34,9 @@ extension FileSystem {
     }
 
     func fetchBlock(
-        _ number: InodeNumber, _ block: UInt64, _ snapshot: Snapshot? = nil
+        _ number: InodeNumber,
+        _ block: UInt64,
+        _ snapshot: Snapshot? = nil
     ) throws(FileSystemError) -> PinnedValue? {
         guard let value = try store.fetch(.data(number, block: block), snapshot) else { return nil }
         try checkBlock(number, block, value.bytes)
@@ -42,22 +44,30 @@ extension FileSystem {
     }
 
     func checkBlock(
-        _ number: InodeNumber, _ block: UInt64, _ bytes: UnsafeRawBufferPointer
+        _ number: InodeNumber,
+        _ block: UInt64,
+        _ bytes: UnsafeRawBufferPointer
     ) throws(FileSystemError) {
         guard bytes.count <= blockSize else {
             throw .corruptRow(
-                row: "data \(number)/block \(block)", problem: "it has \(bytes.count) bytes of at most \(blockSize)")
+                row: "data \(number)/block \(block)",
+                problem: "it has \(bytes.count) bytes of at most \(blockSize)"
+            )
         }
     }
 
     /// The blocks of `range` that have a row, handed to `body` in order.
     func forEachBlock(
-        _ number: InodeNumber, _ range: Range<UInt64>, limit: UInt64 = .max, _ body: (UInt64) -> Void
+        _ number: InodeNumber,
+        _ range: Range<UInt64>,
+        limit: UInt64 = .max,
+        _ body: (UInt64) -> Void
     ) throws(FileSystemError) {
         guard !range.isEmpty else { return }
         let cursor = try store.scan(
             from: RowKey.data(number, block: range.lowerBound).bytes,
-            to: RowKey.data(number, block: range.upperBound).bytes)
+            to: RowKey.data(number, block: range.upperBound).bytes
+        )
         var count: UInt64 = 0
         while cursor.isValid, count < limit {
             guard case .data(_, let block)? = ParsedKey(cursor.key) else {
@@ -71,7 +81,10 @@ extension FileSystem {
 
     /// Adds the deletion of the blocks of `range`, which lies within the file's size, to `batch`.
     func removeBlocks(
-        _ number: InodeNumber, _ row: inout Inode, _ range: Range<UInt64>, _ batch: WriteBatch
+        _ number: InodeNumber,
+        _ row: inout Inode,
+        _ range: Range<UInt64>,
+        _ batch: WriteBatch
     ) throws(FileSystemError) {
         let count = range.upperBound - min(range.lowerBound, range.upperBound)
         let presence = presence(row)
@@ -91,7 +104,9 @@ extension FileSystem {
             return
         }
         batch.deleteRange(
-            .data(number, block: range.lowerBound), .data(number, block: range.upperBound))
+            .data(number, block: range.lowerBound),
+            .data(number, block: range.upperBound)
+        )
         let total = blockCount(row.size)
         if presence == .all {
             row.blocks -= count
@@ -119,7 +134,11 @@ extension FileSystem {
 
     /// Adds to `batch` what brings the file to `size`. `cut` must stay alive until the batch is applied.
     func resize(
-        _ number: InodeNumber, _ row: inout Inode, to size: UInt64, _ batch: WriteBatch, _ cut: inout [UInt8]
+        _ number: InodeNumber,
+        _ row: inout Inode,
+        to size: UInt64,
+        _ batch: WriteBatch,
+        _ cut: inout [UInt8]
     ) throws(FileSystemError) {
         if size < row.size {
             try removeBlocks(number, &row, blockCount(size)..<blockCount(row.size), batch)
@@ -133,7 +152,11 @@ extension FileSystem {
 
     /// Keeps the first `length` bytes of a block.
     private func trimBlock(
-        _ number: InodeNumber, _ row: inout Inode, _ block: UInt64, to length: Int, _ batch: WriteBatch,
+        _ number: InodeNumber,
+        _ row: inout Inode,
+        _ block: UInt64,
+        to length: Int,
+        _ batch: WriteBatch,
         _ cut: inout [UInt8]
     ) throws(FileSystemError) {
         guard let old = try fetchBlock(number, block), old.bytes.count > length else { return }
@@ -153,7 +176,11 @@ extension FileSystem {
     /// fallocate(2). ENOSPC when the store could not hold the range: room is checked, not reserved, for a
     /// log-structured store writes each block anew whatever was set aside for it.
     public func allocate(
-        _ inode: InodeNumber, offset: UInt64, length: UInt64, mode: AllocationMode, clearsPrivileges: Bool = false
+        _ inode: InodeNumber,
+        offset: UInt64,
+        length: UInt64,
+        mode: AllocationMode,
+        clearsPrivileges: Bool = false
     ) throws(FileSystemError) {
         guard length > 0 else { throw .invalid }
         let (end, overflow) = offset.addingReportingOverflow(length)
@@ -183,7 +210,10 @@ extension FileSystem {
 
     /// Adds to `batch` what makes the bytes of `range` zero, up to the file's size, which stays.
     private func zero(
-        _ number: InodeNumber, _ row: inout Inode, _ range: Range<UInt64>, _ batch: WriteBatch
+        _ number: InodeNumber,
+        _ row: inout Inode,
+        _ range: Range<UInt64>,
+        _ batch: WriteBatch
     ) throws(FileSystemError) {
         let end = min(range.upperBound, row.size)
         guard range.lowerBound < end else { return }
@@ -203,7 +233,11 @@ extension FileSystem {
     }
 
     private func zeroPart(
-        _ number: InodeNumber, _ row: inout Inode, _ block: UInt64, _ part: Range<Int>, _ batch: WriteBatch
+        _ number: InodeNumber,
+        _ row: inout Inode,
+        _ block: UInt64,
+        _ part: Range<Int>,
+        _ batch: WriteBatch
     ) throws(FileSystemError) {
         guard let old = try fetchBlock(number, block), old.bytes.count > part.lowerBound else { return }
         var bytes = old.copy()

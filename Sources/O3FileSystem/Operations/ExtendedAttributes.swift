@@ -10,7 +10,9 @@ extension FileSystem {
 
     /// ERANGE for a name longer than 255 bytes, E2BIG for a value over 64 KiB, EEXIST, ENODATA.
     public func setExtendedAttribute(
-        _ inode: InodeNumber, _ name: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer,
+        _ inode: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        _ value: UnsafeRawBufferPointer,
         mode: ExtendedAttributeMode = .createOrReplace
     ) throws(FileSystemError) {
         try checkAttribute(name)
@@ -34,7 +36,8 @@ extension FileSystem {
 
     /// ENODATA when there is none.
     public func getExtendedAttribute(
-        _ inode: InodeNumber, _ name: UnsafeRawBufferPointer
+        _ inode: InodeNumber,
+        _ name: UnsafeRawBufferPointer
     ) throws(FileSystemError) -> PinnedValue {
         try checkAttribute(name)
         guard try requireInode(inode).hasExtendedAttributes,
@@ -48,7 +51,8 @@ extension FileSystem {
         guard try requireInode(inode).hasExtendedAttributes else { return [] }
         let cursor = try store.scan(
             from: RowKey.first(.extendedAttribute, of: inode).bytes,
-            to: RowKey.first(.extendedAttribute, of: inode + 1).bytes)
+            to: RowKey.first(.extendedAttribute, of: inode + 1).bytes
+        )
         var names: [UInt8] = []
         while cursor.isValid {
             if case .extendedAttribute(_, let name)? = ParsedKey(cursor.key) {
@@ -62,7 +66,8 @@ extension FileSystem {
 
     /// ENODATA when there is none.
     public func removeExtendedAttribute(
-        _ inode: InodeNumber, _ name: UnsafeRawBufferPointer
+        _ inode: InodeNumber,
+        _ name: UnsafeRawBufferPointer
     ) throws(FileSystemError) {
         try checkAttribute(name)
         let stripe = locks.stripe(of: inode)

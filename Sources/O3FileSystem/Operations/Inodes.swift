@@ -46,7 +46,10 @@ extension FileSystem {
 
     /// Applies the batch of an operation that changed one inode, whose stripe the caller has locked.
     func commit(
-        _ batch: WriteBatch, _ number: InodeNumber, _ row: Inode, sync: Bool = false
+        _ batch: WriteBatch,
+        _ number: InodeNumber,
+        _ row: Inode,
+        sync: Bool = false
     ) throws(FileSystemError) {
         batch.put(.inode(number), row)
         do throws(FileSystemError) {
@@ -74,7 +77,8 @@ extension FileSystem {
     }
 
     public func setAttributes(
-        _ inode: InodeNumber, _ changes: AttributeChanges
+        _ inode: InodeNumber,
+        _ changes: AttributeChanges
     ) throws(FileSystemError) -> Attributes {
         let stripe = locks.stripe(of: inode)
         locks.lock(stripe)

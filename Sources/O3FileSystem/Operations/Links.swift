@@ -5,7 +5,10 @@ import O3LSM
 extension FileSystem {
     /// Another name for a file that is no directory (EPERM).
     public func link(
-        _ inode: InodeNumber, in parent: InodeNumber, _ name: UnsafeRawBufferPointer, retain: Bool = false
+        _ inode: InodeNumber,
+        in parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         try checkNew(name)
         var stripes = StripeSet()
@@ -55,7 +58,9 @@ extension FileSystem {
     }
 
     private func remove(
-        _ parent: InodeNumber, _ name: UnsafeRawBufferPointer, directory wantsDirectory: Bool
+        _ parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        directory wantsDirectory: Bool
     ) throws(FileSystemError) {
         guard name.count <= NameKey.maximumNameLength else { throw .posix(ENAMETOOLONG) }
         let parentStripe = locks.stripe(of: parent)
@@ -80,7 +85,10 @@ extension FileSystem {
 
     /// With the stripes of both inodes locked.
     private func remove(
-        _ parent: InodeNumber, _ name: UnsafeRawBufferPointer, _ dentry: Dentry, _ stripes: StripeSet,
+        _ parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        _ dentry: Dentry,
+        _ stripes: StripeSet,
         _ wantsDirectory: Bool
     ) throws(FileSystemError) {
         if wantsDirectory {
@@ -108,16 +116,21 @@ extension FileSystem {
 
     /// The row of the inode an entry names, its stripe locked; an entry without one is damage.
     func requireTarget(
-        of dentry: Dentry, _ parent: InodeNumber, _ name: UnsafeRawBufferPointer
+        of dentry: Dentry,
+        _ parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer
     ) throws(FileSystemError) -> Inode {
         guard let row = try lockedInode(dentry.inode) else {
             throw .corruptRow(
-                row: KeyDescription.dentry(parent, name), problem: "its inode \(dentry.inode) does not exist")
+                row: KeyDescription.dentry(parent, name),
+                problem: "its inode \(dentry.inode) does not exist"
+            )
         }
         guard row.type == dentry.type else {
             throw .corruptRow(
                 row: KeyDescription.dentry(parent, name),
-                problem: "it says \(dentry.type), its inode \(dentry.inode) says \(row.type)")
+                problem: "it says \(dentry.type), its inode \(dentry.inode) says \(row.type)"
+            )
         }
         return row
     }

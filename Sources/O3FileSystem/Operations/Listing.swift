@@ -13,7 +13,11 @@ extension FileSystem {
     /// and go. With `attributes`, each entry but "." and ".." carries them and, if taken, is retained
     /// when `retain` says so. `expected`: about how many entries the caller has room for.
     public func readDirectory(
-        _ inode: InodeNumber, after cookie: UInt64, attributes: Bool = false, retain: Bool = false, expected: Int = 64,
+        _ inode: InodeNumber,
+        after cookie: UInt64,
+        attributes: Bool = false,
+        retain: Bool = false,
+        expected: Int = 64,
         _ body: (DirectoryEntry) -> Bool
     ) throws(FileSystemError) {
         let row = try requireInode(inode)
@@ -46,13 +50,21 @@ extension FileSystem {
 
     /// "." and "..", as far as they come after `cookie`. False when one did not fit.
     private func readDots(
-        _ inode: InodeNumber, _ row: Inode, _ cookie: UInt64, _ body: (DirectoryEntry) -> Bool
+        _ inode: InodeNumber,
+        _ row: Inode,
+        _ cookie: UInt64,
+        _ body: (DirectoryEntry) -> Bool
     ) -> Bool {
         func show(_ name: StaticString, _ number: InodeNumber, _ next: UInt64) -> Bool {
             body(
                 DirectoryEntry(
-                    name: UnsafeRawBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount), inode: number,
-                    type: .directory, cookie: next, attributes: nil))
+                    name: UnsafeRawBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount),
+                    inode: number,
+                    type: .directory,
+                    cookie: next,
+                    attributes: nil
+                )
+            )
         }
         if cookie < DirectoryCookie.afterSelf, !show(".", inode, DirectoryCookie.afterSelf) { return false }
         if cookie < DirectoryCookie.afterParent, !show("..", row.parent, DirectoryCookie.afterParent) { return false }
@@ -62,7 +74,11 @@ extension FileSystem {
     /// Hands entries of a run over, with their inodes, fetched together, if `attributes`. Answers how
     /// many were taken.
     private func show(
-        _ run: ListingRun, _ range: Range<Int>, _ attributes: Bool, _ retain: Bool, _ body: (DirectoryEntry) -> Bool
+        _ run: ListingRun,
+        _ range: Range<Int>,
+        _ attributes: Bool,
+        _ retain: Bool,
+        _ body: (DirectoryEntry) -> Bool
     ) throws(FileSystemError) -> Int {
         let rows = attributes ? try loadInodes(run.entries[range].map(\.dentry.inode)) : []
         for index in range {
@@ -73,8 +89,13 @@ extension FileSystem {
             let isTaken = run.withName(index) { name in
                 body(
                     DirectoryEntry(
-                        name: name, inode: number, type: entry.dentry.type, cookie: entry.cookie,
-                        attributes: row.map { self.attributes(number, $0) }))
+                        name: name,
+                        inode: number,
+                        type: entry.dentry.type,
+                        cookie: entry.cookie,
+                        attributes: row.map { self.attributes(number, $0) }
+                    )
+                )
             }
             guard isTaken else {
                 if retain, row != nil { forget(number, count: 1) }
@@ -118,12 +139,15 @@ extension FileSystem {
 extension FileSystem {
     /// Up to `limit` entries of a directory after `cookie`, with the cookies that follow them.
     private func nextRun(
-        _ directory: InodeNumber, after cookie: UInt64, _ limit: Int
+        _ directory: InodeNumber,
+        after cookie: UInt64,
+        _ limit: Int
     ) throws(FileSystemError) -> ListingRun {
         let start = DirectoryCookie(cookie)
         let cursor = try store.scan(
             from: NameKey(dentryOf: directory, hash: start.hash, UnsafeRawBufferPointer(start: nil, count: 0)).bytes,
-            to: RowKey.first(.dentry, of: directory + 1).bytes)
+            to: RowKey.first(.dentry, of: directory + 1).bytes
+        )
         var names: [UInt8] = []
         var entries: [ListingRun.Entry] = []
         var hash = start.hash
@@ -139,13 +163,17 @@ extension FileSystem {
                 guard let dentry = Dentry(cursor.value) else {
                     throw .corruptRow(
                         row: KeyDescription.describe(cursor.key),
-                        problem: "its value of \(cursor.value.count) bytes is no entry")
+                        problem: "its value of \(cursor.value.count) bytes is no entry"
+                    )
                 }
                 names.append(contentsOf: name)
                 entries.append(
                     ListingRun.Entry(
-                        nameEnd: names.count, dentry: dentry,
-                        cookie: DirectoryCookie(hash: found, seen: ordinal).rawValue))
+                        nameEnd: names.count,
+                        dentry: dentry,
+                        cookie: DirectoryCookie(hash: found, seen: ordinal).rawValue
+                    )
+                )
             }
             try cursor.advance()
         }

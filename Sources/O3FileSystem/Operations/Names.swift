@@ -29,7 +29,9 @@ extension FileSystem {
         let dentry = withExtendedLifetime(value) { Dentry(value.bytes) }
         guard let dentry else {
             throw .corruptRow(
-                row: KeyDescription.dentry(parent, name), problem: "its value of \(value.bytes.count) bytes is no entry")
+                row: KeyDescription.dentry(parent, name),
+                problem: "its value of \(value.bytes.count) bytes is no entry"
+            )
         }
         return dentry
     }
@@ -39,7 +41,9 @@ extension FileSystem {
     /// The file that `name` in `parent` stands for; "." and ".." are understood. ENOENT, ENOTDIR, ENAMETOOLONG.
     /// With `retain`, the file's lookup count is raised by one (as by every method with that parameter).
     public func lookup(
-        _ parent: InodeNumber, _ name: UnsafeRawBufferPointer, retain: Bool = false
+        _ parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         guard name.count <= NameKey.maximumNameLength else { throw .posix(ENAMETOOLONG) }
         if isDot(name) || isDotDot(name) {
@@ -59,7 +63,9 @@ extension FileSystem {
             // Unlinked between the two reads, unless the same name still says the same.
             guard dentry.inode != last else {
                 throw .corruptRow(
-                    row: KeyDescription.dentry(parent, name), problem: "its inode \(dentry.inode) does not exist")
+                    row: KeyDescription.dentry(parent, name),
+                    problem: "its inode \(dentry.inode) does not exist"
+                )
             }
             last = dentry.inode
         }
@@ -90,43 +96,89 @@ extension FileSystem {
     // MARK: Making files
 
     public func makeDirectory(
-        in parent: InodeNumber, _ name: UnsafeRawBufferPointer, permissions: UInt32, owner: Owner, retain: Bool = false
+        in parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        permissions: UInt32,
+        owner: Owner,
+        retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         try makeEntry(
-            parent, name, mode: S_IFDIR | permissions & 0o7777, rdev: 0, owner, target: nil, exclusive: true, retain)
+            parent,
+            name,
+            mode: S_IFDIR | permissions & 0o7777,
+            rdev: 0,
+            owner,
+            target: nil,
+            exclusive: true,
+            retain
+        )
     }
 
     /// Makes a file of any type but directory and symbolic link; `mode` has its type bits (none: regular).
     public func makeNode(
-        in parent: InodeNumber, _ name: UnsafeRawBufferPointer, mode: UInt32, rdev: UInt32 = 0, owner: Owner,
+        in parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        mode: UInt32,
+        rdev: UInt32 = 0,
+        owner: Owner,
         retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         let full = (mode & S_IFMT == 0 ? S_IFREG : 0) | mode & 0o177777
         guard let type = FileType(mode: full), type != .directory, type != .symbolicLink else { throw .invalid }
         let isDevice = type == .blockDevice || type == .characterDevice
         return try makeEntry(
-            parent, name, mode: full, rdev: isDevice ? rdev : 0, owner, target: nil, exclusive: true, retain)
+            parent,
+            name,
+            mode: full,
+            rdev: isDevice ? rdev : 0,
+            owner,
+            target: nil,
+            exclusive: true,
+            retain
+        )
     }
 
     /// open(2) with O_CREAT: makes a regular file; an existing one is returned unless `exclusive` (EEXIST).
     public func create(
-        in parent: InodeNumber, _ name: UnsafeRawBufferPointer, permissions: UInt32, owner: Owner,
-        exclusive: Bool = false, retain: Bool = false
+        in parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        permissions: UInt32,
+        owner: Owner,
+        exclusive: Bool = false,
+        retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         try makeEntry(
-            parent, name, mode: S_IFREG | permissions & 0o7777, rdev: 0, owner, target: nil, exclusive: exclusive,
-            retain)
+            parent,
+            name,
+            mode: S_IFREG | permissions & 0o7777,
+            rdev: 0,
+            owner,
+            target: nil,
+            exclusive: exclusive,
+            retain
+        )
     }
 
     /// `target`: 1 … 4095 bytes (ENOENT, ENAMETOOLONG), any of them but NUL.
     public func makeSymbolicLink(
-        in parent: InodeNumber, _ name: UnsafeRawBufferPointer, target: UnsafeRawBufferPointer, owner: Owner,
+        in parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        target: UnsafeRawBufferPointer,
+        owner: Owner,
         retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         guard target.count > 0 else { throw .notFound }
         guard target.count < Int(PATH_MAX) else { throw .posix(ENAMETOOLONG) }
         return try makeEntry(
-            parent, name, mode: S_IFLNK | 0o777, rdev: 0, owner, target: target, exclusive: true, retain)
+            parent,
+            name,
+            mode: S_IFLNK | 0o777,
+            rdev: 0,
+            owner,
+            target: target,
+            exclusive: true,
+            retain
+        )
     }
 
     public func readSymbolicLink(_ inode: InodeNumber) throws(FileSystemError) -> [UInt8] {
@@ -141,7 +193,9 @@ extension FileSystem {
 
     /// O_TMPFILE: a regular file without a name, gone when forgotten unless `link` names it first. Always retained.
     public func createUnnamed(
-        in parent: InodeNumber, permissions: UInt32, owner: Owner
+        in parent: InodeNumber,
+        permissions: UInt32,
+        owner: Owner
     ) throws(FileSystemError) -> Attributes {
         let directory = try requireInode(parent)
         guard directory.isDirectory else { throw .notDirectory }
@@ -170,8 +224,14 @@ extension FileSystem {
     }
 
     private func makeEntry(
-        _ parent: InodeNumber, _ name: UnsafeRawBufferPointer, mode: UInt32, rdev: UInt32, _ owner: Owner,
-        target: UnsafeRawBufferPointer?, exclusive: Bool, _ retain: Bool
+        _ parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        mode: UInt32,
+        rdev: UInt32,
+        _ owner: Owner,
+        target: UnsafeRawBufferPointer?,
+        exclusive: Bool,
+        _ retain: Bool
     ) throws(FileSystemError) -> Attributes {
         try checkNew(name)
         let stripe = locks.stripe(of: parent)
@@ -190,7 +250,11 @@ extension FileSystem {
         let number = try allocator.allocate()
         let inherited = inherit(mode: mode, owner, from: directory)
         var row = Inode(
-            mode: inherited.mode, owner: inherited.owner, linkCount: isDirectory ? Self.newDirectoryLinks : 1, time: now)
+            mode: inherited.mode,
+            owner: inherited.owner,
+            linkCount: isDirectory ? Self.newDirectoryLinks : 1,
+            time: now
+        )
         row.rdev = rdev
         directory.addEntry(isDirectory: isDirectory, now)
         if isDirectory { row.parent = parent }
@@ -219,7 +283,9 @@ extension FileSystem {
     /// The regular file that is there already, for the holder of the parent's stripe: its name cannot
     /// change, but its own stripe is not locked (and may be the parent's).
     private func openExisting(
-        _ parent: InodeNumber, _ name: UnsafeRawBufferPointer, _ retain: Bool
+        _ parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        _ retain: Bool
     ) throws(FileSystemError) -> Attributes {
         guard let dentry = try fetchDentry(parent, name) else { throw .notFound }
         guard dentry.type != .directory else { throw .isDirectory }
@@ -228,7 +294,9 @@ extension FileSystem {
         do throws(FileSystemError) {
             guard let row = try store.fetchInode(dentry.inode) else {
                 throw .corruptRow(
-                    row: KeyDescription.dentry(parent, name), problem: "its inode \(dentry.inode) does not exist")
+                    row: KeyDescription.dentry(parent, name),
+                    problem: "its inode \(dentry.inode) does not exist"
+                )
             }
             return attributes(dentry.inode, row)
         } catch {

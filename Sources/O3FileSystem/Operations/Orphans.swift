@@ -36,7 +36,9 @@ extension FileSystem {
         }
         if row.hasExtendedAttributes {
             batch.deleteRange(
-                .first(.extendedAttribute, of: number), .first(.extendedAttribute, of: number + 1))
+                .first(.extendedAttribute, of: number),
+                .first(.extendedAttribute, of: number + 1)
+            )
         }
     }
 

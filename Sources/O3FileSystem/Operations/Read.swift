@@ -11,7 +11,10 @@ extension FileSystem {
     /// Adds the bytes of the range to `sink`, which must be empty; fewer than `length` only at the end
     /// of the file.
     public func read(
-        _ inode: InodeNumber, offset: UInt64, length: Int, into sink: ReadSink
+        _ inode: InodeNumber,
+        offset: UInt64,
+        length: Int,
+        into sink: ReadSink
     ) throws(FileSystemError) {
         let stripe = locks.stripe(of: inode)
         let version = locks.version(stripe)
@@ -26,7 +29,12 @@ extension FileSystem {
     }
 
     private func gather(
-        _ number: InodeNumber, _ row: Inode, _ offset: UInt64, _ length: Int, _ snapshot: Snapshot?, _ sink: ReadSink
+        _ number: InodeNumber,
+        _ row: Inode,
+        _ offset: UInt64,
+        _ length: Int,
+        _ snapshot: Snapshot?,
+        _ sink: ReadSink
     ) throws(FileSystemError) {
         guard !row.isDirectory else { throw .isDirectory }
         guard row.isRegular, length >= 0 else { throw .invalid }
@@ -58,14 +66,19 @@ extension FileSystem {
     }
 
     private func scan(
-        _ number: InodeNumber, _ range: Range<UInt64>, _ blocks: ClosedRange<UInt64>, _ snapshot: Snapshot?,
+        _ number: InodeNumber,
+        _ range: Range<UInt64>,
+        _ blocks: ClosedRange<UInt64>,
+        _ snapshot: Snapshot?,
         _ sink: ReadSink
     ) throws(FileSystemError) {
         let size = UInt64(blockSize)
         sink.reserveScratch(Int(range.upperBound - range.lowerBound))
         let cursor = try store.scan(
             from: RowKey.data(number, block: blocks.lowerBound).bytes,
-            to: RowKey.data(number, block: blocks.upperBound + 1).bytes, snapshot)
+            to: RowKey.data(number, block: blocks.upperBound + 1).bytes,
+            snapshot
+        )
         var position = range.lowerBound
         while cursor.isValid {
             guard case .data(_, let block)? = ParsedKey(cursor.key), blocks.contains(block) else {
@@ -81,7 +94,8 @@ extension FileSystem {
             let stored = min(range.upperBound, start + UInt64(value.count))
             if position < stored {
                 sink.appendCopy(
-                    UnsafeRawBufferPointer(rebasing: value[Int(position - start)..<Int(stored - start)]))
+                    UnsafeRawBufferPointer(rebasing: value[Int(position - start)..<Int(stored - start)])
+                )
                 position = stored
             }
             try cursor.advance()
@@ -93,7 +107,9 @@ extension FileSystem {
     ///
     /// A hole is a block without a row; a block with one is data throughout.
     public func seek(
-        _ inode: InodeNumber, from offset: UInt64, to target: SeekTarget
+        _ inode: InodeNumber,
+        from offset: UInt64,
+        to target: SeekTarget
     ) throws(FileSystemError) -> UInt64 {
         let snapshot = store.makeSnapshot()
         guard let row = try store.fetchInode(inode, snapshot) else { throw .notFound }
@@ -103,7 +119,9 @@ extension FileSystem {
         let blocks = offset / size..<blockCount(row.size)
         let cursor = try store.scan(
             from: RowKey.data(inode, block: blocks.lowerBound).bytes,
-            to: RowKey.data(inode, block: blocks.upperBound).bytes, snapshot)
+            to: RowKey.data(inode, block: blocks.upperBound).bytes,
+            snapshot
+        )
         var expected = blocks.lowerBound
         while cursor.isValid {
             guard case .data(_, let block)? = ParsedKey(cursor.key), blocks.contains(block) else {

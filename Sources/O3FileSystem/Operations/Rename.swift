@@ -4,8 +4,11 @@ import O3LSM
 /// rename(2) and renameat2(2), in one constant-size batch whatever hangs below.
 extension FileSystem {
     public func rename(
-        from parent: InodeNumber, _ name: UnsafeRawBufferPointer,
-        to newParent: InodeNumber, _ newName: UnsafeRawBufferPointer, mode: RenameMode = .replace
+        from parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        to newParent: InodeNumber,
+        _ newName: UnsafeRawBufferPointer,
+        mode: RenameMode = .replace
     ) throws(FileSystemError) {
         try checkRenamed(name)
         try checkRenamed(newName)
@@ -37,12 +40,18 @@ extension FileSystem {
                 }
             }
             var change = RenameChange(
-                parent: parent, newParent: newParent, source: source, target: target, stripes: stripes,
-                directory: try requireLockedDirectory(parent), newDirectory: try requireLockedDirectory(newParent),
+                parent: parent,
+                newParent: newParent,
+                source: source,
+                target: target,
+                stripes: stripes,
+                directory: try requireLockedDirectory(parent),
+                newDirectory: try requireLockedDirectory(newParent),
                 sourceRow: try requireTarget(of: source, parent, name),
                 targetRow: try target.map { (dentry) throws(FileSystemError) in
                     try requireTarget(of: dentry, newParent, newName)
-                })
+                }
+            )
             if mode == .exchange { return try exchange(&change, name, newName) }
             return try replace(&change, name, newName, mode)
         }
@@ -57,7 +66,9 @@ extension FileSystem {
     }
 
     private func replace(
-        _ change: inout RenameChange, _ name: UnsafeRawBufferPointer, _ newName: UnsafeRawBufferPointer,
+        _ change: inout RenameChange,
+        _ name: UnsafeRawBufferPointer,
+        _ newName: UnsafeRawBufferPointer,
         _ mode: RenameMode
     ) throws(FileSystemError) {
         guard mode != .noReplace || change.target == nil else { throw .exists }
@@ -100,7 +111,9 @@ extension FileSystem {
     }
 
     private func exchange(
-        _ change: inout RenameChange, _ name: UnsafeRawBufferPointer, _ newName: UnsafeRawBufferPointer
+        _ change: inout RenameChange,
+        _ name: UnsafeRawBufferPointer,
+        _ newName: UnsafeRawBufferPointer
     ) throws(FileSystemError) {
         guard let target = change.target, var targetRow = change.targetRow else { throw .notFound }
         if target.inode == change.source.inode { return }
@@ -137,7 +150,9 @@ extension FileSystem {
 
     /// Adds the rows of the directories and of the source, and applies the batch; the target's row is in it.
     private func commit(
-        _ batch: WriteBatch, _ change: RenameChange, targetSurvives: Bool
+        _ batch: WriteBatch,
+        _ change: RenameChange,
+        targetSurvives: Bool
     ) throws(FileSystemError) {
         batch.put(.inode(change.source.inode), change.sourceRow)
         batch.put(.inode(change.parent), change.directory)
@@ -160,7 +175,8 @@ extension FileSystem {
 
     /// Whether `directory` is `descendant` or lies on its way to the root. The topology is locked.
     private func isAncestor(
-        _ directory: InodeNumber, of descendant: InodeNumber
+        _ directory: InodeNumber,
+        of descendant: InodeNumber
     ) throws(FileSystemError) -> Bool {
         var number = descendant
         // No tree is deeper than there are inodes; a loop among damaged rows ends here.

@@ -10,7 +10,10 @@ extension FileSystem {
     /// on return (O_SYNC, O_DSYNC). `clearsPrivileges`: drop set-ID bits, as for a writer without privilege.
     /// EINVAL for more than `maximumWriteBytes`.
     public func write(
-        _ inode: InodeNumber, offset: UInt64, _ bytes: UnsafeRawBufferPointer, sync: Bool = false,
+        _ inode: InodeNumber,
+        offset: UInt64,
+        _ bytes: UnsafeRawBufferPointer,
+        sync: Bool = false,
         clearsPrivileges: Bool = false
     ) throws(FileSystemError) {
         guard bytes.count <= Self.maximumWriteBytes else { throw .invalid }
@@ -39,8 +42,13 @@ extension FileSystem {
     }
 
     private func putBlocks(
-        _ number: InodeNumber, _ row: inout Inode, _ offset: UInt64, _ end: UInt64, _ bytes: UnsafeRawBufferPointer,
-        _ batch: WriteBatch, _ scratch: borrowing PartialBlocks
+        _ number: InodeNumber,
+        _ row: inout Inode,
+        _ offset: UInt64,
+        _ end: UInt64,
+        _ bytes: UnsafeRawBufferPointer,
+        _ batch: WriteBatch,
+        _ scratch: borrowing PartialBlocks
     ) throws(FileSystemError) {
         let size = UInt64(blockSize)
         let first = offset / size
@@ -68,7 +76,11 @@ extension FileSystem {
             if keepsHead || (keepsTail && isPresent) {
                 let old = isPresent ? try fetchBlock(number, block) : nil
                 value = scratch.merge(
-                    old, value, at: Int(from - start), second: block == last && first != last)
+                    old,
+                    value,
+                    at: Int(from - start),
+                    second: block == last && first != last
+                )
             }
             if isZero(value) {
                 if isPresent {
@@ -94,7 +106,10 @@ private struct PresenceScan {
     private static let maximumLookups: UInt64 = 4
 
     init(
-        _ fileSystem: FileSystem, _ number: InodeNumber, _ known: FileSystem.Presence, _ range: ClosedRange<UInt64>,
+        _ fileSystem: FileSystem,
+        _ number: InodeNumber,
+        _ known: FileSystem.Presence,
+        _ range: ClosedRange<UInt64>,
         _ oldBlocks: UInt64
     ) throws(FileSystemError) {
         guard known == .unknown, range.lowerBound < oldBlocks else { return }
@@ -131,13 +146,17 @@ private struct PartialBlocks {
 
     /// `old` with `new` laid over it at `offset`; zeros between them if `old` is shorter.
     func merge(
-        _ old: PinnedValue?, _ new: UnsafeRawBufferPointer, at offset: Int, second: Bool
+        _ old: PinnedValue?,
+        _ new: UnsafeRawBufferPointer,
+        at offset: Int,
+        second: Bool
     ) -> UnsafeRawBufferPointer {
         let target = memory + (second ? blockSize : 0)
-        let oldCount = old?.withBytes { bytes -> Int in
-            if let base = bytes.baseAddress { memcpy(target, base, bytes.count) }
-            return bytes.count
-        } ?? 0
+        let oldCount =
+            old?.withBytes { bytes -> Int in
+                if let base = bytes.baseAddress { memcpy(target, base, bytes.count) }
+                return bytes.count
+            } ?? 0
         if oldCount < offset { memset(target + oldCount, 0, offset - oldCount) }
         if let base = new.baseAddress { memcpy(target + offset, base, new.count) }
         return UnsafeRawBufferPointer(start: target, count: max(oldCount, offset + new.count))

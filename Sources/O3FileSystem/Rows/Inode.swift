@@ -58,9 +58,21 @@ struct Inode: Equatable, Sendable {
 
     func attributes(of number: InodeNumber, blockSize: Int) -> Attributes {
         Attributes(
-            inode: number, mode: mode, uid: uid, gid: gid, linkCount: linkCount, rdev: rdev, size: size,
-            blocks512: blocks &* UInt64(blockSize / 512), blockSize: UInt32(blockSize), accessTime: accessTime,
-            modificationTime: modificationTime, changeTime: changeTime, birthTime: birthTime, generation: generation)
+            inode: number,
+            mode: mode,
+            uid: uid,
+            gid: gid,
+            linkCount: linkCount,
+            rdev: rdev,
+            size: size,
+            blocks512: blocks &* UInt64(blockSize / 512),
+            blockSize: UInt32(blockSize),
+            accessTime: accessTime,
+            modificationTime: modificationTime,
+            changeTime: changeTime,
+            birthTime: birthTime,
+            generation: generation
+        )
     }
 }
 
@@ -143,7 +155,8 @@ extension Inode {
         }
         let latest = max(
             max(accessTime.nanoseconds, modificationTime.nanoseconds),
-            max(changeTime.nanoseconds, birthTime.nanoseconds))
+            max(changeTime.nanoseconds, birthTime.nanoseconds)
+        )
         guard latest < 1_000_000_000 else {
             failure = "a time has \(latest) nanoseconds"
             return nil

@@ -125,14 +125,18 @@ enum ParsedKey {
                 key.count <= NameKey.dentryPrefixLength + NameKey.maximumNameLength
             else { return nil }
             self = .dentry(
-                parent: number(1), hash: number(8) & NameHash.mask,
-                name: UnsafeRawBufferPointer(rebasing: key[NameKey.dentryPrefixLength...]))
+                parent: number(1),
+                hash: number(8) & NameHash.mask,
+                name: UnsafeRawBufferPointer(rebasing: key[NameKey.dentryPrefixLength...])
+            )
         case .extendedAttribute:
             guard key.count > NameKey.extendedAttributePrefixLength,
                 key.count <= NameKey.extendedAttributePrefixLength + NameKey.maximumNameLength
             else { return nil }
             self = .extendedAttribute(
-                number(1), name: UnsafeRawBufferPointer(rebasing: key[NameKey.extendedAttributePrefixLength...]))
+                number(1),
+                name: UnsafeRawBufferPointer(rebasing: key[NameKey.extendedAttributePrefixLength...])
+            )
         }
     }
 }

@@ -42,7 +42,10 @@ extension KeyValueStore {
 
     /// A cursor on the first key at or after `lower`, and before `upper` (nil: to the end).
     func scan(
-        from lower: [UInt8], to upper: [UInt8]?, _ snapshot: Snapshot? = nil, fillCache: Bool = true
+        from lower: [UInt8],
+        to upper: [UInt8]?,
+        _ snapshot: Snapshot? = nil,
+        fillCache: Bool = true
     ) throws(FileSystemError) -> any KeyValueCursor {
         var options = ReadOptions()
         options.snapshot = snapshot

@@ -49,7 +49,8 @@ struct Superblock: Equatable, Sendable {
         let version: UInt32 = load(4)
         guard version == Self.formatVersion else {
             throw .engine(
-                .unsupportedFormat(file: "the superblock", found: version, supported: Self.formatVersion))
+                .unsupportedFormat(file: "the superblock", found: version, supported: Self.formatVersion)
+            )
         }
         blockSize = Int(load(8, UInt32.self))
         nextInode = load(16)
@@ -57,7 +58,9 @@ struct Superblock: Equatable, Sendable {
         birth = Timestamp(seconds: load(40), nanoseconds: load(48))
         guard Self.isValid(blockSize: blockSize), nextInode > rootInode else {
             throw .corruptRow(
-                row: "the superblock", problem: "its block size is \(blockSize), its next inode \(nextInode)")
+                row: "the superblock",
+                problem: "its block size is \(blockSize), its next inode \(nextInode)"
+            )
         }
     }
 

@@ -43,7 +43,9 @@ final class InodeAllocator: Sendable {
     }
 
     private static func reserve(
-        upTo limit: InodeNumber, _ state: inout State, _ store: any KeyValueStore
+        upTo limit: InodeNumber,
+        _ state: inout State,
+        _ store: any KeyValueStore
     ) throws(FileSystemError) {
         var superblock = state.superblock
         superblock.nextInode = limit

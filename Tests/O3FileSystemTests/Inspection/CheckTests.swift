@@ -27,7 +27,9 @@ import Testing
     }
 
     private func changeInode(
-        _ number: InodeNumber, _ rows: inout MemoryStore.Rows, _ body: (inout Inode) -> Void
+        _ number: InodeNumber,
+        _ rows: inout MemoryStore.Rows,
+        _ body: (inout Inode) -> Void
     ) throws {
         var row = try #require(try store.fetchInode(number))
         body(&row)
@@ -109,7 +111,8 @@ import Testing
             delete(name.withUnsafeBytes { fs.dentryKey(rootInode, $0).bytes }, &rows)
             rows.put(
                 name.withUnsafeBytes { fs.dentryKey(inner, $0).bytes },
-                Dentry(inode: directory, type: .directory).withEncoded { [UInt8]($0) })
+                Dentry(inode: directory, type: .directory).withEncoded { [UInt8]($0) }
+            )
             try changeInode(rootInode, &rows) {
                 $0.linkCount = 3
                 $0.size = 2
@@ -131,10 +134,12 @@ import Testing
             let name = [UInt8]("g".utf8)
             rows.put(
                 name.withUnsafeBytes { NameKey(dentryOf: rootInode, hash: 5, $0).bytes },
-                Dentry(inode: file, type: .directory).withEncoded { [UInt8]($0) })
+                Dentry(inode: file, type: .directory).withEncoded { [UInt8]($0) }
+            )
         }
         #expect(
-            found.contains("The key of dentry 1/\"g\" holds another hash than that of its name, so it cannot be found."))
+            found.contains("The key of dentry 1/\"g\" holds another hash than that of its name, so it cannot be found.")
+        )
         #expect(found.contains("dentry 1/\"g\" says directory, but inode \(file) is a regular."))
     }
 
@@ -144,7 +149,8 @@ import Testing
             keys == [
                 "dentry \(directory)/\"f\"", "inode \(file)", "xattr \(file)/\"user.a\"", "data \(file)/block 0",
                 "data \(file)/block 1", "data \(file)/block 2",
-            ])
+            ]
+        )
         #expect(try fs.rows(forPath: "/d/f", limit: 4).count == 4)
         #expect(try fs.rows(forPath: "/").map { KeyDescription.describe($0) }.count == 3)
         #expect(fs.key(describedBy: "dentry \(directory)/\"f\"") == (try fs.rows(forPath: "/d/f").first))

@@ -196,8 +196,12 @@ import Testing
         rows.put(RowKey.data(file, block: 0).bytes, pattern(5000))
         store.rows = rows
         expectErrno(EIO) { try fs.get(file) }
-        #expect(throws: FileSystemError.corruptRow(
-            row: "data \(file)/block 0", problem: "it has 5000 bytes of at most 4096")) { try fs.get(file) }
+        #expect(
+            throws: FileSystemError.corruptRow(
+                row: "data \(file)/block 0",
+                problem: "it has 5000 bytes of at most 4096"
+            )
+        ) { try fs.get(file) }
         rows.put(RowKey.inode(file).bytes, [1, 2, 3])
         store.rows = rows
         let reopened = try FileSystem(store)

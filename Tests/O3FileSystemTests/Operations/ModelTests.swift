@@ -158,7 +158,10 @@ struct ModelRun {
             if file.isDirectory {
                 let listed = try fs.list(inode, limit: 5, attributes: true)
                 let expected = file.entries.mapValues { inodes[$0] ?? 0 }
-                #expect(Dictionary(listed.map { ($0.name, $0.inode) }, uniquingKeysWith: { a, _ in a }) == expected, "\(label)")
+                #expect(
+                    Dictionary(listed.map { ($0.name, $0.inode) }, uniquingKeysWith: { a, _ in a }) == expected,
+                    "\(label)"
+                )
                 #expect(listed.count == file.entries.count && attributes.size == UInt64(listed.count), "\(label)")
                 #expect(try number == 0 || fs.find(inode, "..").inode == inodes[file.parent], "\(label)")
             } else if let target = file.target {
@@ -190,8 +193,10 @@ struct ModelRun {
             let store = MemoryStore()
             let settings = options
             var run = ModelRun(
-                seed: UInt64.random(in: 0...UInt64.max), try FileSystem(store, options: settings),
-                reopen: { _ in try FileSystem(store, options: settings) })
+                seed: UInt64.random(in: 0...UInt64.max),
+                try FileSystem(store, options: settings),
+                reopen: { _ in try FileSystem(store, options: settings) }
+            )
             try run.run(steps: 1200, reopenEvery: 300)
         }
     }

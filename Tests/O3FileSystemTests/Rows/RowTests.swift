@@ -10,15 +10,21 @@ import Testing
         #expect(RowKey.orphan(.max).bytes == [0x6f] + [UInt8](repeating: 0xff, count: 8))
         #expect(RowKey.superblock.bytes == [0x73])
         let name: [UInt8] = [0x61]
-        let key = name.withUnsafeBytes { NameKey(dentryOf: 0x1122_3344_5566_7788, hash: 0x00aa_bbcc_ddee_ff01, $0).bytes }
+        let key = name.withUnsafeBytes {
+            NameKey(dentryOf: 0x1122_3344_5566_7788, hash: 0x00aa_bbcc_ddee_ff01, $0).bytes
+        }
         #expect(
-            key == [0x64, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 1, 0x61])
+            key == [0x64, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 1, 0x61]
+        )
     }
 
     @Test func inodeSurvivesEncoding() {
         var row = Inode(
-            mode: 0o100644, owner: Owner(uid: 7, gid: 8), linkCount: 9,
-            time: Timestamp(seconds: -5, nanoseconds: 999_999_999))
+            mode: 0o100644,
+            owner: Owner(uid: 7, gid: 8),
+            linkCount: 9,
+            time: Timestamp(seconds: -5, nanoseconds: 999_999_999)
+        )
         row.size = 1 << 40
         row.blocks = 1 << 20
         row.rdev = 0x0801
@@ -57,7 +63,11 @@ import Testing
 
     @Test func superblockSurvivesEncodingAndRefusesDamage() throws {
         let block = Superblock(
-            blockSize: 8192, nextInode: 77, nameHash: NameHash(key0: 1, key1: 2), birth: Timestamp(seconds: 5, nanoseconds: 6))
+            blockSize: 8192,
+            nextInode: 77,
+            nameHash: NameHash(key0: 1, key1: 2),
+            birth: Timestamp(seconds: 5, nanoseconds: 6)
+        )
         #expect(try withBytes(of: block.encoded) { (bytes) throws(FileSystemError) in try Superblock(bytes) } == block)
         #expect(block.encoded.count == Superblock.encodedLength)
         for (index, value) in [(0, UInt8(0)), (4, 9), (8, 1), (16, 1)] {
@@ -76,10 +86,15 @@ import Testing
     }
 
     @Test func cookiesArePositiveAndAscend() {
-        #expect(DirectoryCookie(DirectoryCookie(hash: NameHash.mask, seen: 127).rawValue) == DirectoryCookie(hash: NameHash.mask, seen: 127))
+        #expect(
+            DirectoryCookie(DirectoryCookie(hash: NameHash.mask, seen: 127).rawValue)
+                == DirectoryCookie(hash: NameHash.mask, seen: 127)
+        )
         #expect(DirectoryCookie(hash: NameHash.mask, seen: 127).rawValue <= UInt64(Int64.max))
         #expect(DirectoryCookie(hash: 1, seen: 1).rawValue > DirectoryCookie.afterParent)
-        for cookie in 0...2 as ClosedRange<UInt64> { #expect(DirectoryCookie(cookie) == DirectoryCookie(hash: 0, seen: 0)) }
+        for cookie in 0...2 as ClosedRange<UInt64> {
+            #expect(DirectoryCookie(cookie) == DirectoryCookie(hash: 0, seen: 0))
+        }
     }
 
     @Test func keysAreDescribedAndParsed() {
@@ -91,7 +106,10 @@ import Testing
             let key = KeyDescription.parse(text, hash)
             #expect(key.map { KeyDescription.describe($0) } == text)
         }
-        for text in ["", "inode", "inode x", "data 5", "data 5/5", "dentry 1/etc", "dentry 1/\"\"", "dentry 1/\"\\xg0\"", "what 1"] {
+        for text in [
+            "", "inode", "inode x", "data 5", "data 5/5", "dentry 1/etc", "dentry 1/\"\"", "dentry 1/\"\\xg0\"",
+            "what 1",
+        ] {
             #expect(KeyDescription.parse(text, hash) == nil, "\(text)")
         }
         #expect(KeyDescription.describe([0x69, 1]) == "unknown key 6901")

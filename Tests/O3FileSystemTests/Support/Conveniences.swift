@@ -9,7 +9,8 @@ let alice = Owner(uid: 1000, gid: 100)
 /// The operations with names as strings and data as arrays.
 extension FileSystem {
     private func bytes<Result>(
-        _ text: String, _ body: (UnsafeRawBufferPointer) throws(FileSystemError) -> Result
+        _ text: String,
+        _ body: (UnsafeRawBufferPointer) throws(FileSystemError) -> Result
     ) throws(FileSystemError) -> Result {
         try withBytes(of: [UInt8](text.utf8), body)
     }
@@ -19,7 +20,11 @@ extension FileSystem {
     }
     @discardableResult
     func mkdir(
-        _ parent: InodeNumber, _ name: String, permissions: UInt32 = 0o755, owner: Owner = alice, retain: Bool = false
+        _ parent: InodeNumber,
+        _ name: String,
+        permissions: UInt32 = 0o755,
+        owner: Owner = alice,
+        retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         try bytes(name) { (name) throws(FileSystemError) in
             try makeDirectory(in: parent, name, permissions: permissions, owner: owner, retain: retain)
@@ -27,17 +32,30 @@ extension FileSystem {
     }
     @discardableResult
     func touch(
-        _ parent: InodeNumber, _ name: String, permissions: UInt32 = 0o644, owner: Owner = alice,
-        exclusive: Bool = true, retain: Bool = false
+        _ parent: InodeNumber,
+        _ name: String,
+        permissions: UInt32 = 0o644,
+        owner: Owner = alice,
+        exclusive: Bool = true,
+        retain: Bool = false
     ) throws(FileSystemError) -> Attributes {
         try bytes(name) { (name) throws(FileSystemError) in
             try create(
-                in: parent, name, permissions: permissions, owner: owner, exclusive: exclusive, retain: retain)
+                in: parent,
+                name,
+                permissions: permissions,
+                owner: owner,
+                exclusive: exclusive,
+                retain: retain
+            )
         }
     }
     @discardableResult
     func mknod(
-        _ parent: InodeNumber, _ name: String, mode: UInt32, rdev: UInt32 = 0
+        _ parent: InodeNumber,
+        _ name: String,
+        mode: UInt32,
+        rdev: UInt32 = 0
     ) throws(FileSystemError) -> Attributes {
         try bytes(name) { (name) throws(FileSystemError) in
             try makeNode(in: parent, name, mode: mode, rdev: rdev, owner: alice)
@@ -62,7 +80,11 @@ extension FileSystem {
         try bytes(name) { (name) throws(FileSystemError) in try removeDirectory(in: parent, name) }
     }
     func move(
-        _ parent: InodeNumber, _ name: String, _ newParent: InodeNumber, _ newName: String, _ mode: RenameMode = .replace
+        _ parent: InodeNumber,
+        _ name: String,
+        _ newParent: InodeNumber,
+        _ newName: String,
+        _ mode: RenameMode = .replace
     ) throws(FileSystemError) {
         try bytes(name) { (name) throws(FileSystemError) in
             try bytes(newName) { (newName) throws(FileSystemError) in
@@ -87,7 +109,10 @@ extension FileSystem {
         return try setAttributes(inode, changes)
     }
     func setAttribute(
-        _ inode: InodeNumber, _ name: String, _ value: [UInt8], _ mode: ExtendedAttributeMode = .createOrReplace
+        _ inode: InodeNumber,
+        _ name: String,
+        _ value: [UInt8],
+        _ mode: ExtendedAttributeMode = .createOrReplace
     ) throws(FileSystemError) {
         try bytes(name) { (name) throws(FileSystemError) in
             try withBytes(of: value) { (value) throws(FileSystemError) in
@@ -112,7 +137,10 @@ extension FileSystem {
 
     /// The whole directory, `limit` entries a call, without "." and "..".
     func list(
-        _ inode: InodeNumber, limit: Int = 1000, attributes: Bool = false, dots: Bool = false
+        _ inode: InodeNumber,
+        limit: Int = 1000,
+        attributes: Bool = false,
+        dots: Bool = false
     ) throws(FileSystemError) -> [Listed] {
         var all: [Listed] = []
         var cookie: UInt64 = 0
@@ -124,8 +152,13 @@ extension FileSystem {
                 cookie = entry.cookie
                 all.append(
                     Listed(
-                        name: String(decoding: entry.name, as: UTF8.self), inode: entry.inode, type: entry.type,
-                        cookie: entry.cookie, attributes: entry.attributes))
+                        name: String(decoding: entry.name, as: UTF8.self),
+                        inode: entry.inode,
+                        type: entry.type,
+                        cookie: entry.cookie,
+                        attributes: entry.attributes
+                    )
+                )
                 return true
             }
             if taken == 0 { break }
@@ -138,7 +171,9 @@ extension FileSystem {
 
 /// Expects the call to fail with this errno.
 func expectErrno<Result>(
-    _ code: Int32, sourceLocation: SourceLocation = #_sourceLocation, _ body: () throws -> Result
+    _ code: Int32,
+    sourceLocation: SourceLocation = #_sourceLocation,
+    _ body: () throws -> Result
 ) {
     do {
         let result = try body()

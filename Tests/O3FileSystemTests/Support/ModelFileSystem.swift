@@ -114,7 +114,9 @@ struct ModelFileSystem {
         let end = min(range.upperBound, files[file]?.data.count ?? 0)
         guard range.lowerBound < end else { return }
         files[file]?.data.replaceSubrange(
-            range.lowerBound..<end, with: [UInt8](repeating: 0, count: end - range.lowerBound))
+            range.lowerBound..<end,
+            with: [UInt8](repeating: 0, count: end - range.lowerBound)
+        )
     }
 
     mutating func setAttribute(_ file: Int, _ name: String, _ value: [UInt8]?) throws {
