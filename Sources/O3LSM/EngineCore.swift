@@ -137,8 +137,8 @@ final class EngineCore: @unchecked Sendable {
         }
         let tables = self.tables
         let fillCache = read.fillCache
-        for (level, files) in state.version.levels.enumerated() {
-            let wanted = files.filter { $0.isWithin(read.lowerBound, read.upperBound) }
+        for level in 0..<Version.levelCount where !state.version.levels[level].isEmpty {
+            let wanted = state.version.files(in: level, overlapping: read.lowerBound, read.upperBound)
             for file in wanted where file.rangeTombstoneCount > 0 {
                 tombstones += try tables.table(file).rangeTombstones
                     .clipped(to: read.lowerBound, read.upperBound).tombstones()

@@ -48,12 +48,19 @@ final class FlushScheduler {
     /// Bytes of memtables that wait for their flush to be committed.
     var pendingBytes: Int { plans.reduce(0) { $0 + $1.memtable.reservedBytes } }
 
+    /// Whether a sealed memtable could not be planned yet, because batches in it are not visible.
+    private(set) var mustLookAgain = false
+
     /// Makes plans for memtables that have been sealed since.
     func planSealedMemtables() {
+        mustLookAgain = false
         for memtable in context.holder.current.memtables.reversed()
         where memtable.state == .sealed && !plans.contains(where: { $0.memtable === memtable }) {
             // A batch that was reserved before the seal may still be on its way.
-            guard context.region.visibleSequence >= memtable.lastSequence else { return }
+            guard context.region.visibleSequence >= memtable.lastSequence else {
+                mustLookAgain = true
+                return
+            }
             plans.append(plan(memtable))
             memtable.setState(.flushing)
         }

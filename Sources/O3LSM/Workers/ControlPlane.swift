@@ -38,7 +38,7 @@ final class ControlPlane: @unchecked Sendable {
     private let logBell = Atomic<UInt32>(0)
 
     /// How long the thread sleeps when nothing rings, in milliseconds.
-    private static let idleMilliseconds = 50
+    private static let idleMilliseconds = 200
 
     init(
         context: FlushScheduler.Context, writes: WritePath, log: WriteAheadLog,
@@ -124,7 +124,8 @@ final class ControlPlane: @unchecked Sendable {
                 NodeTable(context.region).beat(node)
                 lastBeat = now
             }
-            context.jobs.waitForFinish(since: ticket, milliseconds: ControlPlane.idleMilliseconds)
+            context.jobs.waitForFinish(
+                since: ticket, milliseconds: flushes.mustLookAgain ? 1 : ControlPlane.idleMilliseconds)
         }
     }
 
@@ -227,22 +228,37 @@ final class ControlPlane: @unchecked Sendable {
 
     // MARK: The log thread
 
-    /// Brings the log up to date each commit interval.
+    /// Keeps un-synced operations from growing older than the commit interval.
+    ///
+    /// What lies in sealed memtables is about to become durable by its flush, and a log of it would be
+    /// written in vain: it is given half of the interval before the log takes it after all.
     private func commitLoop() {
-        let interval = context.options.commitIntervalMilliseconds
+        let halfInterval = max(context.options.commitIntervalMilliseconds / 2, 5)
+        var previous: SequenceNumber = 0
+        var beforeThat: SequenceNumber = 0
         while !isStopping.load(ordering: .acquiring) {
-            let ticket = logBell.load(ordering: .acquiring)
-            var timeout = timespec(tv_sec: interval / 1000, tv_nsec: (interval % 1000) * 1_000_000)
-            withUnsafePointer(to: logBell) { word in
-                _ = o3_futex_wait(
-                    UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)
-            }
+            sleepUnlessStopped(milliseconds: halfInterval)
             if isStopping.load(ordering: .acquiring) { return }
-            do throws(EngineError) { try log.sync() } catch {
-                // A log that cannot be written breaks the promise of the commit interval: say so to writers.
-                writes.setFailure(.readOnly(reason: "the write-ahead log failed: \(error.description)"))
-                return
+            let durable = log.durableSequence
+            let isOverdue = beforeThat > durable
+            let isWaiting = previous > durable && previous >= context.holder.current.memtables[0].firstSequence
+            if isOverdue || isWaiting {
+                do throws(EngineError) { try log.sync() } catch {
+                    // A log that cannot be written breaks the promise of the commit interval: say so to writers.
+                    writes.setFailure(.readOnly(reason: "the write-ahead log failed: \(error.description)"))
+                    return
+                }
             }
+            beforeThat = previous
+            previous = context.region.visibleSequence
+        }
+    }
+
+    private func sleepUnlessStopped(milliseconds: Int) {
+        let ticket = logBell.load(ordering: .acquiring)
+        var timeout = timespec(tv_sec: milliseconds / 1000, tv_nsec: (milliseconds % 1000) * 1_000_000)
+        withUnsafePointer(to: logBell) { word in
+            _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)
         }
     }
 }
