@@ -72,6 +72,29 @@ import Testing
         }
     }
 
+    @Test func aRequestThatBlocksDoesNotHoldUpOthers() throws {
+        let mount = try TestMount { $0.threads = 4 }
+        for name in ["a", "b", "slow"] { try writeFile(mount[name], [1]) }
+        mount.files.delay(of: "fsync", microseconds: 300_000)
+        let clock = ContinuousClock()
+        var longest = Duration.zero
+        try inParallel(4) { client in
+            if client > 0 {
+                let descriptor = try check(open(mount["slow"], O_RDWR))
+                defer { close(descriptor) }
+                try check(fsync(descriptor))
+            } else {
+                usleep(50_000)
+                for round in 0..<50 {
+                    let start = clock.now
+                    try check(chmod(mount["a"], UInt32(0o600 + round % 8)))
+                    longest = max(longest, clock.now - start)
+                }
+            }
+        }
+        #expect(longest < .milliseconds(150), "three blocked requests held up a fourth for \(longest)")
+    }
+
     @Test func theWritebackCacheLosesNothingAtUnmount() throws {
         let mount = try TestMount { $0.writebackCache = true }
         let bytes = (0..<2_000_000).map { UInt8(truncatingIfNeeded: $0 &* 7) }

@@ -22,11 +22,13 @@ public final class Session: @unchecked Sendable {
 
     let handle: OpaquePointer
     private let transport: any Transport
+    private let gate: ReaderGate
     private let stopping = Atomic<Bool>(false)
     private let state = Mutex(State())
 
     private struct State {
         var threads: [pthread_t] = []
+        var supervisor: pthread_t?
         var counters: [RequestCounters] = []
         var finished = 0
         var unmountRequested = false
@@ -44,6 +46,7 @@ public final class Session: @unchecked Sendable {
         free(resolved)
         self.operations = operations
         self.options = options
+        self.gate = ReaderGate(workers: options.workerCount)
         self.handle = try makeHandle(options)
         guard fuse_session_mount(handle, self.mountPoint) == 0 else {
             fuse_session_destroy(handle)
@@ -68,7 +71,7 @@ public final class Session: @unchecked Sendable {
     public func start() throws(SessionError) {
         operations.start()
         var channels: [any Channel] = []
-        for _ in 0..<max(1, min(options.threads, 64)) { channels.append(try transport.makeChannel()) }
+        for _ in 0..<options.workerCount { channels.append(try transport.makeChannel()) }
         for (index, channel) in channels.enumerated() {
             let start = Unmanaged.passRetained(WorkerStart(session: self, channel: channel, index: index))
             var thread = pthread_t()
@@ -80,6 +83,7 @@ public final class Session: @unchecked Sendable {
             }
             state.withLock { $0.threads.append(thread) }
         }
+        if options.workerCount > 1 { try startSupervisor() }
         raiseReadAhead()
     }
 
@@ -88,6 +92,7 @@ public final class Session: @unchecked Sendable {
     @discardableResult
     public func wait() -> Errno? {
         for thread in state.withLock({ $0.threads }) { pthread_join(thread, nil) }
+        if let supervisor = state.withLock({ $0.supervisor }) { pthread_join(supervisor, nil) }
         // A connection that was cut leaves a dead mount in the tree.
         if MountTable.isMounted(mountPoint, device: device) { MountTable.detach(mountPoint) }
         fuse_session_unmount(handle)
@@ -105,6 +110,7 @@ public final class Session: @unchecked Sendable {
         guard first else { return }
         if MountTable.unmount(mountPoint) != nil { detach() }
         stopping.store(true, ordering: .releasing)
+        gate.finish()
         kickWorkers()
     }
 
@@ -159,8 +165,12 @@ public final class Session: @unchecked Sendable {
             channel.close()
             state.withLock { $0.finished += 1 }
         }
-        while !stopping.load(ordering: .acquiring) {
-            switch worker.serveOne() {
+        // Whoever sees the end lets the parked ones see it.
+        defer { gate.finish() }
+        while true {
+            gate.pass(index)
+            guard !stopping.load(ordering: .acquiring) else { return }
+            switch worker.serveOne(gate) {
             case .request, .nothing: continue
             case .closed: return
             case .failed(let error):
@@ -168,6 +178,25 @@ public final class Session: @unchecked Sendable {
                 return
             }
         }
+    }
+
+    private func startSupervisor() throws(SessionError) {
+        let start = Unmanaged.passRetained(self)
+        var thread = pthread_t()
+        let result = pthread_create(
+            &thread, nil,
+            { argument in
+                guard let argument else { return nil }
+                let session = Unmanaged<Session>.fromOpaque(argument).takeRetainedValue()
+                o3_set_thread_name("fuse-gate")
+                session.gate.supervise { session.transport.hasPendingRequest() }
+                return nil
+            }, start.toOpaque())
+        guard result == 0 else {
+            start.release()
+            throw .system("cannot start a thread", Errno(result))
+        }
+        state.withLock { $0.supervisor = thread }
     }
 
     // MARK: Setting up

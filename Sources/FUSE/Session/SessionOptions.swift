@@ -5,7 +5,7 @@ public struct SessionOptions: Sendable {
     /// What follows `-o` of mount(8): "ro", "allow_other", "fsname=…", … Commas and backslashes inside an
     /// option are escaped with a backslash.
     public var mountOptions: [String] = []
-    /// Threads that serve requests. 1 … 64.
+    /// Threads that serve requests, 1 … 64; no more of them are awake than the load needs.
     public var threads = SessionOptions.defaultThreads
     /// Largest write (and read) request in bytes, a multiple of 4096 up to 1 MiB: what libfuse 3.14 and the
     /// kernel's default limit allow.
@@ -21,6 +21,8 @@ public struct SessionOptions: Sendable {
     public var clearsPrivilegesWhenTold = false
 
     public init() {}
+
+    var workerCount: Int { max(1, min(threads, 64)) }
 
     /// Two for each processor, so that one can wait for storage while another answers; 4 … 16.
     public static var defaultThreads: Int { min(max(2 * sysconf(Int32(_SC_NPROCESSORS_ONLN)), 4), 16) }

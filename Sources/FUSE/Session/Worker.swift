@@ -58,10 +58,14 @@ final class Worker {
 
     func detach() { pthread_setspecific(workerKey, nil) }
 
-    /// Waits for one request and answers it.
-    func serveOne() -> Received {
+    /// Waits for one request and answers it, counted by `gate`.
+    func serveOne(_ gate: ReaderGate? = nil) -> Received {
         let received = channel.receive(into: buffer)
-        if case .request(let count) = received { process(count) }
+        if case .request(let count) = received {
+            gate?.begin()
+            process(count)
+            gate?.end()
+        }
         return received
     }
 

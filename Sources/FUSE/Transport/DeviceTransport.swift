@@ -18,6 +18,11 @@ final class DeviceTransport: Transport {
         }
         return DeviceChannel(descriptor: descriptor, ownsDescriptor: true)
     }
+
+    func hasPendingRequest() -> Bool {
+        var question = pollfd(fd: sessionDescriptor, events: Int16(POLLIN), revents: 0)
+        return poll(&question, 1, 0) == 1 && question.revents & Int16(POLLIN) != 0
+    }
 }
 
 /// One descriptor of /dev/fuse.

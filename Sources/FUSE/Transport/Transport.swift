@@ -5,6 +5,8 @@ import Glibc
 protocol Transport: AnyObject, Sendable {
     /// A way for one more thread. Any thread.
     func makeChannel() throws(SessionError) -> any Channel
+    /// Whether a request waits that no thread has taken. Any thread, while the session lives.
+    func hasPendingRequest() -> Bool
 }
 
 /// One thread's way to the kernel. An answer goes back where its request came from.

@@ -23,6 +23,7 @@ final class MemoryFileSystem: FileSystemOperations {
         var stopped = 0
         var largestWrite = 0
         var largestRead = 0
+        var delays: [String: UInt32] = [:]
     }
 
     let state: Mutex<State>
@@ -37,6 +38,9 @@ final class MemoryFileSystem: FileSystemOperations {
     }
 
     func calls(_ name: String) -> Int { state.withLock { $0.calls[name] ?? 0 } }
+
+    /// Makes an operation take longer, outside the lock.
+    func delay(of name: String, microseconds: UInt32) { state.withLock { $0.delays[name] = microseconds } }
 
     func start() { state.withLock { $0.started += 1 } }
     func stop() { state.withLock { $0.stopped += 1 } }
@@ -58,6 +62,7 @@ final class MemoryFileSystem: FileSystemOperations {
             state.calls[name, default: 0] += 1
             do throws(Errno) { return .success(try body(&state)) } catch { return .failure(error) }
         }
+        if let delay = state.withLock({ $0.delays[name] }) { usleep(delay) }
         return try outcome.get()
     }
 
