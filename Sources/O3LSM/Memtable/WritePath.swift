@@ -114,7 +114,9 @@ final class WritePath: @unchecked Sendable {
             for operation in batch.operations {
                 let key = batch.key(of: operation)
                 var position = map.route(key)
-                if map.shards[position].reservedBytes >= fairShare,
+                // Only between batches: an entry that this one has placed is not linked yet, and the split would
+                // not see it.
+                if batch.placements.isEmpty, map.shards[position].reservedBytes >= fairShare,
                     memtable.splitIfOutgrown(map.shards[position], for: key, fairShare: fairShare)
                 {
                     map = memtable.map

@@ -60,6 +60,24 @@ import Testing
         for number in 0..<30_000 { #expect(try database.get(bytes("key\(number)")) == bytes("value\(number)")) }
     }
 
+    /// A shard must not be split below an entry that the same batch has already placed in it.
+    @Test func descendingKeysInOneBatchSurviveShardSplits() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        defer { try? database.close() }
+        func key(_ number: Int) -> [UInt8] { bytes(String(number + 1_000_000)) }
+        let value = [UInt8](repeating: 7, count: 2000)
+        for number in 0..<800 {
+            let batch = WriteBatch()
+            batch.put(key(number * 10 + 9), value)
+            batch.put(key(number * 10 + 1), value)
+            try database.write(batch)
+            #expect(try database.get(key(number * 10 + 9)) == value)
+        }
+        try database.flush()
+        for number in 0..<800 { #expect(try database.get(key(number * 10 + 9)) == value) }
+    }
+
     /// The lock of the abandoned database goes with the object.
     private func reopen(_ database: consuming Database, _ store: TemporaryStore) throws -> Database {
         _ = consume database
