@@ -35,6 +35,7 @@ final class ControlPlane: @unchecked Sendable {
     private let isStopping = Atomic<Bool>(false)
     private var thread: BackgroundThread?
     private var logThread: BackgroundThread?
+    private var populateThread: BackgroundThread?
     private let logBell = Atomic<UInt32>(0)
 
     /// How long the thread sleeps when nothing rings, in milliseconds.
@@ -57,6 +58,9 @@ final class ControlPlane: @unchecked Sendable {
         let jobs = context.jobs
         writes.onSeal.withLock { $0 = { jobs.ringFinished() } }
         thread = try BackgroundThread("o3-control") { [self] in loop() }
+        populateThread = try BackgroundThread("o3-populate") { [self] in
+            context.region.populate { isStopping.load(ordering: .relaxed) }
+        }
         if context.options.writeAheadLog {
             logThread = try BackgroundThread("o3-log") { [self] in commitLoop() }
         }
@@ -72,6 +76,7 @@ final class ControlPlane: @unchecked Sendable {
         }
         thread?.join()
         logThread?.join()
+        populateThread?.join()
         let waiters = shared.withLock { shared in
             defer { shared.waiters = [] }
             return shared.waiters
