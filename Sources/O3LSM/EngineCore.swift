@@ -54,7 +54,11 @@ final class EngineCore: @unchecked Sendable {
 
     func close() throws(EngineError) {
         defer { stopThreads() }
-        if options.readOnly { return }
+        if options.readOnly {
+            // A region that was made for this visit goes with it; one that was found stays.
+            if !region.isRecovered { region.unlink() }
+            return
+        }
         try flush()
         executor.stop()
         control.stop()

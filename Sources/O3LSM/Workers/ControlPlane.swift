@@ -249,6 +249,8 @@ final class ControlPlane: @unchecked Sendable {
             let isWaiting = previous > durable && previous >= context.holder.current.memtables[0].firstSequence
             if isOverdue || isWaiting {
                 do throws(EngineError) { try log.sync() } catch {
+                    // A full disk is judged by the control thread, and ends when space is freed.
+                    if error.isOutOfSpace { continue }
                     // A log that cannot be written breaks the promise of the commit interval: say so to writers.
                     writes.setFailure(.readOnly(reason: "the write-ahead log failed: \(error.description)"))
                     return

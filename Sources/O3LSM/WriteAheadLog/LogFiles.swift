@@ -71,6 +71,14 @@ final class LogFiles {
         }
     }
 
+    /// After a failed append or sync: what is in the newest file stays readable up to where it got, and the next
+    /// record begins a new file.
+    func abandonCurrent() {
+        guard let current else { return }
+        closed.append(Closed(number: current.number, lastSequence: current.lastSequence))
+        self.current = nil
+    }
+
     private func finishCurrent() throws(EngineError) {
         guard let current else { return }
         try current.writer.sync()
