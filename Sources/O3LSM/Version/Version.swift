@@ -12,15 +12,15 @@ final class Version: Sendable {
     static var empty: Version { Version(levels: Array(repeating: [], count: levelCount)) }
 
     /// Tables of a level with any key in `begin ... end` (both inclusive; nil: unbounded), in the level's order.
-    func files(in level: Int, overlapping begin: [UInt8]?, _ end: [UInt8]?) -> ArraySlice<FileMetadata> {
+    func files(in level: Int, overlapping begin: [UInt8]?, _ end: [UInt8]?) -> [FileMetadata] {
         let files = levels[level]
-        if level == 0 { return files.filter { $0.overlaps(begin, end) }[...] }
+        if level == 0 { return files.filter { $0.overlaps(begin, end) } }
         let lower = begin.map { begin in partitionPoint(0, files.count) { files[$0].endsBefore(begin) } } ?? 0
         let upper =
             end.map { end in
                 partitionPoint(lower, files.count) { compareKeys(files[$0].smallest.userKey, end) <= 0 }
             } ?? files.count
-        return files[lower..<upper]
+        return Array(files[lower..<upper])
     }
 
     /// The table of a level ≥ 1 whose range holds the key. When the key is one table's exclusive end and the
