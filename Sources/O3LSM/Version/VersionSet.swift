@@ -1,4 +1,3 @@
-import Glibc
 import Synchronization
 
 /// The current version and the manifest behind it. Every change is one edit, which is on storage before it
@@ -203,8 +202,7 @@ final class VersionSet: Sendable {
             // The manifest's tail is unknown, so nothing is appended to it again. A new manifest that CURRENT
             // names settles the matter; want of space is the one failure after which trying that makes sense.
             committer.manifest = nil
-            let isFull = if case .io(_, _, let code) = error { code == ENOSPC || code == EDQUOT } else { false }
-            if !isFull {
+            if !error.isOutOfSpace {
                 committer.poison = .readOnly(reason: "the manifest could not be written: \(error.description)")
             }
             throw error
