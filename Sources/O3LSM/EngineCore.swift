@@ -54,11 +54,7 @@ final class EngineCore: @unchecked Sendable {
 
     func close() throws(EngineError) {
         defer { stopThreads() }
-        if options.readOnly {
-            // A region that was made for this visit goes with it; one that was found stays.
-            if !region.isRecovered { region.unlink() }
-            return
-        }
+        if options.readOnly { return }
         try flush()
         executor.stop()
         control.stop()

@@ -1,5 +1,4 @@
 import ArgumentParser
-import CSystem
 
 @main
 struct O3FS: ParsableCommand {
@@ -18,10 +17,7 @@ struct O3FS: ParsableCommand {
             BenchCommand.self,
         ])
 
-    static func main() {
-        o3_tune_allocator()
-        main(MountArguments.rewrite(CommandLine.arguments))
-    }
+    static func main() { main(MountArguments.rewrite(CommandLine.arguments)) }
 }
 
 /// The version of this build, as `o3fs --version` prints it.

@@ -35,7 +35,6 @@ final class ControlPlane: @unchecked Sendable {
     private let isStopping = Atomic<Bool>(false)
     private var thread: BackgroundThread?
     private var logThread: BackgroundThread?
-    private var populateThread: BackgroundThread?
     private let logBell = Atomic<UInt32>(0)
 
     /// How long the thread sleeps when nothing rings, in milliseconds.
@@ -58,9 +57,6 @@ final class ControlPlane: @unchecked Sendable {
         let jobs = context.jobs
         writes.onSeal.withLock { $0 = { jobs.ringFinished() } }
         thread = try BackgroundThread("o3-control") { [self] in loop() }
-        populateThread = try BackgroundThread("o3-populate") { [self] in
-            context.region.populate { isStopping.load(ordering: .relaxed) }
-        }
         if context.options.writeAheadLog {
             logThread = try BackgroundThread("o3-log") { [self] in commitLoop() }
         }
@@ -76,7 +72,6 @@ final class ControlPlane: @unchecked Sendable {
         }
         thread?.join()
         logThread?.join()
-        populateThread?.join()
         let waiters = shared.withLock { shared in
             defer { shared.waiters = [] }
             return shared.waiters
@@ -249,8 +244,6 @@ final class ControlPlane: @unchecked Sendable {
             let isWaiting = previous > durable && previous >= context.holder.current.memtables[0].firstSequence
             if isOverdue || isWaiting {
                 do throws(EngineError) { try log.sync() } catch {
-                    // A full disk is judged by the control thread, and ends when space is freed.
-                    if error.isOutOfSpace { continue }
                     // A log that cannot be written breaks the promise of the commit interval: say so to writers.
                     writes.setFailure(.readOnly(reason: "the write-ahead log failed: \(error.description)"))
                     return

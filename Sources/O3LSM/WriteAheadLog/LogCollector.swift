@@ -33,12 +33,6 @@ struct LogCollector {
         memtable = nil
     }
 
-    /// What was handed out beyond `sequence` did not reach the log: it is handed out again.
-    mutating func rewind(to sequence: SequenceNumber) {
-        position = sequence
-        memtable = nil
-    }
-
     /// Appends whole batches to `record` until it holds at least `targetBytes` or everything up to `end` is
     /// in it.
     ///

@@ -45,8 +45,8 @@ final class WriteAheadLog: @unchecked Sendable {
 
     /// Returns when everything that is visible now survives power loss.
     ///
-    /// - Throws: the error of the log; once it has failed other than by a full disk, it stays failed, because
-    ///   what the kernel has dropped after a failed sync cannot be known.
+    /// - Throws: the error of the log; once it has failed, it stays failed, because what the kernel has
+    ///   dropped after a failed sync cannot be known.
     func sync() throws(EngineError) {
         requests.wrappingAdd(1, ordering: .relaxed)
         let wanted = region.visibleSequence
@@ -88,14 +88,7 @@ final class WriteAheadLog: @unchecked Sendable {
                 try write(&leader)
                 return .success(())
             } catch {
-                if error.isOutOfSpace {
-                    // Nothing is lost and nothing is in doubt: what is not in the log is in DM. The next try
-                    // begins a new file with what the last sync did not cover.
-                    leader.collector.rewind(to: durableSequence)
-                    files.abandonCurrent()
-                } else {
-                    failure.withLock { $0 = error }
-                }
+                failure.withLock { $0 = error }
                 return .failure(error)
             }
         }

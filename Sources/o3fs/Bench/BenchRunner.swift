@@ -29,7 +29,11 @@ final class BenchRunner {
         let database = try openStore()
         let before = database.statistics()
         let group = WorkloadGroup(
-            database: database, settings: settings, workload: workload, firstStream: streamsUsed)
+            database: database,
+            settings: settings,
+            workload: workload,
+            firstStream: streamsUsed
+        )
         streamsUsed += settings.threads + 1
         try runGroup(group)
         if let error = group.failure.withLock({ $0 }) { throw error }
@@ -56,7 +60,10 @@ final class BenchRunner {
                 return
             }
             var thread = WorkloadThread(
-                group: group, index: index, isBackgroundWriter: index >= group.settings.threads)
+                group: group,
+                index: index,
+                isBackgroundWriter: index >= group.settings.threads
+            )
             thread.run()
         }
     }
@@ -79,7 +86,10 @@ final class BenchRunner {
     }
 
     private static func result(
-        _ workload: Workload, tallies: [WorkloadTally], before: Statistics, after: Statistics
+        _ workload: Workload,
+        tallies: [WorkloadTally],
+        before: Statistics,
+        after: Statistics
     ) -> BenchResult {
         var result = BenchResult(name: workload.rawValue)
         var latencies = WorkloadTally.emptyHistogram()
@@ -127,7 +137,8 @@ enum BenchDirectory {
         guard try Files.list(path).isEmpty else {
             throw CommandError(
                 "\(path) is not empty and was not made by o3fs bench, which would delete what is in it; "
-                    + "give another directory, or --use-existing-db to run only workloads that keep the store")
+                    + "give another directory, or --use-existing-db to run only workloads that keep the store"
+            )
         }
     }
 

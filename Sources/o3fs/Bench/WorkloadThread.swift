@@ -67,7 +67,10 @@ struct WorkloadThread {
         random = WorkloadRandom(seed: seed)
         keys = KeyWriter(size: settings.keySize)
         values = ValueSource(
-            size: settings.valueSize, compressionRatio: settings.compressionRatio, seed: seed ^ 0x5eed)
+            size: settings.valueSize,
+            compressionRatio: settings.compressionRatio,
+            seed: seed ^ 0x5eed
+        )
         // One operation first, so that the batch has its memory.
         batch = WriteBatch(capacity: settings.batchSize * (settings.keySize + settings.valueSize))
     }
@@ -115,7 +118,10 @@ struct WorkloadThread {
     // MARK: Workloads
 
     private mutating func write(
-        _ count: Int, sync: Bool, sequential: Bool, _ tally: inout WorkloadTally
+        _ count: Int,
+        sync: Bool,
+        sequential: Bool,
+        _ tally: inout WorkloadTally
     ) throws(EngineError) {
         let settings = group.settings
         let database = group.database
@@ -224,7 +230,8 @@ struct WorkloadThread {
     }
 
     private func once(
-        _ tally: inout WorkloadTally, _ body: (Database) throws(EngineError) -> Void
+        _ tally: inout WorkloadTally,
+        _ body: (Database) throws(EngineError) -> Void
     ) throws(EngineError) {
         guard index == 0 else { return }
         try body(group.database)

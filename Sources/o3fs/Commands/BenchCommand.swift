@@ -14,9 +14,12 @@ struct BenchCommand: ParsableCommand {
 
             With --json each workload prints one line, an object with name, ops_per_second, mb_per_second, \
             p50_us, p99_us, p999_us, stall_seconds and write_amplification.
-            """)
+            """
+    )
 
-    @Argument(help: "Directory of the store; it must be empty, missing, or from an earlier run. Default: a temporary one.")
+    @Argument(
+        help: "Directory of the store; it must be empty, missing, or from an earlier run. Default: a temporary one."
+    )
     var directory: String?
 
     @Option(name: dashed("db"), help: "The same, as db_bench spells it.")
@@ -24,7 +27,8 @@ struct BenchCommand: ParsableCommand {
 
     @Option(
         name: dashed("benchmarks"),
-        help: "Comma-separated: \(Workload.allCases.map(\.rawValue).joined(separator: ", ")).")
+        help: "Comma-separated: \(Workload.allCases.map(\.rawValue).joined(separator: ", "))."
+    )
     var benchmarks = "fillseq,fillsync,fillrandom,overwrite,readrandom,readseq,seekrandom,readwhilewriting"
 
     @Option(name: dashed("num"), help: "Number of keys, and of operations a thread.")
@@ -93,7 +97,11 @@ struct BenchCommand: ParsableCommand {
         defer { if isTemporary { try? Files.removeTree(path) } }
         let options = try engine.makeOptions()
         let runner = BenchRunner(
-            directory: path, options: options, settings: settings, keepsExistingStore: useExistingDB)
+            directory: path,
+            options: options,
+            settings: settings,
+            keepsExistingStore: useExistingDB
+        )
         if !json { printHeader(path, options) }
         do {
             for workload in try workloads() {
@@ -112,16 +120,26 @@ struct BenchCommand: ParsableCommand {
 
     private var settings: BenchSettings {
         BenchSettings(
-            num: num, reads: reads, duration: duration, keySize: keySize, valueSize: valueSize.bytes,
-            threads: threads, batchSize: batchSize, seekNexts: seekNexts, sync: sync,
-            compressionRatio: compressionRatio, seed: seed)
+            num: num,
+            reads: reads,
+            duration: duration,
+            keySize: keySize,
+            valueSize: valueSize.bytes,
+            threads: threads,
+            batchSize: batchSize,
+            seekNexts: seekNexts,
+            sync: sync,
+            compressionRatio: compressionRatio,
+            seed: seed
+        )
     }
 
     private func workloads() throws -> [Workload] {
         try benchmarks.split(separator: ",").map { name in
             guard let workload = Workload(rawValue: String(name)) else {
                 throw ValidationError(
-                    "There is no workload \(name); there are \(Workload.allCases.map(\.rawValue).joined(separator: ", ")).")
+                    "There is no workload \(name); there are \(Workload.allCases.map(\.rawValue).joined(separator: ", "))."
+                )
             }
             return workload
         }

@@ -11,7 +11,8 @@ struct CheckCommand: ParsableCommand {
         discussion: """
             Nothing is changed. Exit status: 0 when the store is sound, 1 when problems were found, 2 when it \
             cannot be checked (it is no store, it is in use, it cannot be read).
-            """)
+            """
+    )
 
     @Argument(help: "An unmounted store's directory.")
     var store: String
@@ -59,9 +60,15 @@ struct CheckCommand: ParsableCommand {
     private func check(_ path: String) throws -> Report {
         var report = Report(store: path, clean: false, tables: 0, rows: 0, hasFileSystem: false, problems: [])
         let database: Database
-        do { database = try Database.openReadOnly(path) } catch EngineError.corruption(let file, let at, let want, let found) {
+        do { database = try Database.openReadOnly(path) } catch EngineError.corruption(
+            let file,
+            let at,
+            let want,
+            let found
+        ) {
             report.problems.append(
-                "\(EngineError.corruption(file: file, offset: at, expected: want, found: found))")
+                "\(EngineError.corruption(file: file, offset: at, expected: want, found: found))"
+            )
             return report
         }
         try withDatabase(database) { database in

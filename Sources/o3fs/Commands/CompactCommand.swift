@@ -6,7 +6,8 @@ struct CompactCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "compact",
         abstract: "Rewrite a store so that deleted and overwritten data gives its space back.",
-        discussion: "A mounted store stays usable meanwhile. The command returns when everything is done.")
+        discussion: "A mounted store stays usable meanwhile. The command returns when everything is done."
+    )
 
     @Argument(help: "A store's directory, or the mountpoint of one.")
     var path: String
@@ -47,7 +48,8 @@ struct CompactCommand: ParsableCommand {
         Console.line(
             "\(readableBytes(report.bytesBefore)) in \(report.tablesBefore) tables became "
                 + "\(readableBytes(report.bytesAfter)) in \(report.tablesAfter), in "
-                + "\(fixed(report.seconds, decimals: 1)) s")
+                + "\(fixed(report.seconds, decimals: 1)) s"
+        )
     }
 
     /// The levels before and after.

@@ -10,9 +10,10 @@ struct KeyValueCommand: ParsableCommand {
         discussion: """
             A key is written as the file system describes it (superblock, inode 5, dentry 1/"etc", \
             xattr 5/"user.note", data 5/block 0), or as its bytes: printable characters as they are, \
-            \\\\ for a backslash, \\xNN for any other byte; with --hex in hexadecimal.
+            \\\\ for a backslash, \\xNN for any other byte; with --hex, bytes are written in hexadecimal.
             """,
-        subcommands: [KeyValueGet.self, KeyValuePut.self, KeyValueDelete.self, KeyValueScan.self])
+        subcommands: [KeyValueGet.self, KeyValuePut.self, KeyValueDelete.self, KeyValueScan.self]
+    )
 }
 
 /// How keys and values are written on the command line and in what is printed.
@@ -23,13 +24,9 @@ struct KeyNotation: ParsableArguments {
     @Flag(help: "Take keys as bytes, never as the file system's description of a row.")
     var raw = false
 
-    func validate() throws {
-        if hex, raw { throw ValidationError("--hex and --raw exclude each other.") }
-    }
-
     /// The bytes of a key as typed.
     func key(_ text: String, in database: Database) throws(CommandError) -> [UInt8] {
-        if !hex, !raw, let row = StoreFiles.open(database)?.key(describedBy: text) { return row }
+        if !raw, let row = StoreFiles.open(database)?.key(describedBy: text) { return row }
         let bytes = try bytes(text)
         guard !bytes.isEmpty else { throw CommandError("a key has at least one byte") }
         return bytes
@@ -81,8 +78,10 @@ struct RowReport: Encodable {
 
 struct KeyValueGet: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "get", abstract: "Write the value of a key to standard output, byte for byte.",
-        discussion: "With --hex or --json it is written as text. Exit status 1 when there is no such key.")
+        commandName: "get",
+        abstract: "Write the value of a key to standard output, byte for byte.",
+        discussion: "With --hex or --json it is written as text. Exit status 1 when there is no such key."
+    )
 
     @Argument(help: "An unmounted store's directory.") var store: String
     @Argument(help: "The key.") var key: String
@@ -113,8 +112,10 @@ struct KeyValueGet: ParsableCommand {
 
 struct KeyValuePut: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "put", abstract: "Set the value of a key.",
-        discussion: "Nothing stops this command from damaging the file system in a store.")
+        commandName: "put",
+        abstract: "Set the value of a key.",
+        discussion: "Nothing stops this command from damaging the file system in a store."
+    )
 
     @Argument(help: "An unmounted store's directory; it is made if there is none.") var store: String
     @Argument(help: "The key.") var key: String
@@ -138,8 +139,10 @@ struct KeyValuePut: ParsableCommand {
 
 struct KeyValueDelete: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "delete", abstract: "Delete a key; one that is not there is not an error.",
-        discussion: "Nothing stops this command from damaging the file system in a store.")
+        commandName: "delete",
+        abstract: "Delete a key; one that is not there is not an error.",
+        discussion: "Nothing stops this command from damaging the file system in a store."
+    )
 
     @Argument(help: "An unmounted store's directory.") var store: String
     @Argument(help: "The key.") var key: String

@@ -11,7 +11,8 @@ struct KeyValueScan: ParsableCommand {
             Each line has the row as the file system describes it, the size of the value, and the key's \
             bytes; with --values, the value's bytes too. With --json each line is an object with row, key, \
             bytes and value.
-            """)
+            """
+    )
 
     @Argument(help: "An unmounted store's directory.") var store: String
     @Option(help: "Only the rows of the file or directory at this path of the file system.") var path: String?
@@ -78,7 +79,9 @@ struct KeyValueScan: ParsableCommand {
     }
 
     private func printRow(
-        _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, hasFileSystem: Bool
+        _ key: UnsafeRawBufferPointer,
+        _ value: UnsafeRawBufferPointer,
+        hasFileSystem: Bool
     ) throws {
         if json {
             let row = RowReport(key, value, hasFileSystem: hasFileSystem, hex: notation.hex)

@@ -6,7 +6,8 @@ struct StatsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "stats",
         abstract: "Show what the engine and the mount have done.",
-        discussion: "Counters begin when the store is mounted; an unmounted store has only its levels to show.")
+        discussion: "Counters begin when the store is mounted; an unmounted store has only its levels to show."
+    )
 
     @Argument(help: "A store's directory, or the mountpoint of one.")
     var path: String
@@ -40,15 +41,21 @@ struct StatsCommand: ParsableCommand {
         facts.addFact("writes", "\(engine.writes) batches, \(readableBytes(engine.bytesWritten))")
         facts.addFact("reads", "\(engine.reads)")
         facts.addFact(
-            "sequence", "\(engine.visibleSequence) visible, \(engine.flushedSequence) in tables, "
-                + "\(engine.wal.syncedSequence) synced")
+            "sequence",
+            "\(engine.visibleSequence) visible, \(engine.flushedSequence) in tables, "
+                + "\(engine.wal.syncedSequence) synced"
+        )
         facts.addFact("snapshots", "\(engine.snapshots)")
         facts.addFact(
-            "log", "\(readableBytes(engine.wal.bytesWritten)), \(engine.wal.syncs) syncs for "
-                + "\(engine.wal.syncRequests) requests")
+            "log",
+            "\(readableBytes(engine.wal.bytesWritten)), \(engine.wal.syncs) syncs for "
+                + "\(engine.wal.syncRequests) requests"
+        )
         facts.addFact(
-            "block cache", "\(share) % of \(lookups) lookups hit, \(readableBytes(UInt64(max(0, engine.cache.usedBytes)))) of "
-                + "\(readableBytes(UInt64(max(0, engine.cache.capacityBytes))))")
+            "block cache",
+            "\(share) % of \(lookups) lookups hit, \(readableBytes(UInt64(max(0, engine.cache.usedBytes)))) of "
+                + "\(readableBytes(UInt64(max(0, engine.cache.capacityBytes))))"
+        )
         facts.addFact("write amplification", fixed(engine.writeAmplification, decimals: 2))
         if let error = engine.writeError { facts.addFact("error", error) }
         return facts.leftAlignedLines()
@@ -56,7 +63,9 @@ struct StatsCommand: ParsableCommand {
 
     private static func work(_ engine: Statistics) -> [String] {
         var table = TextTable()
-        table.add(["", "local jobs", "offloaded", "failed", "moves", "read", "written", "entries", "dropped", "seconds"])
+        table.add([
+            "", "local jobs", "offloaded", "failed", "moves", "read", "written", "entries", "dropped", "seconds",
+        ])
         for (name, work) in [("flush", engine.flush), ("compaction", engine.compaction)] {
             table.add([
                 name, "\(work.localJobs)", "\(work.offloadedJobs)", "\(work.failedJobs)", "\(work.trivialMoves)",

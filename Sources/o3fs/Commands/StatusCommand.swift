@@ -5,7 +5,8 @@ import O3LSM
 struct StatusCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "status",
-        abstract: "Show whether a store is mounted, by whom, and how full its memory and levels are.")
+        abstract: "Show whether a store is mounted, by whom, and how full its memory and levels are."
+    )
 
     @Argument(help: "A store's directory, or the mountpoint of one.")
     var path: String
@@ -35,7 +36,9 @@ struct StatusCommand: ParsableCommand {
             facts.addFact("workers", workers.isEmpty ? "none: the daemon flushes and compacts itself" : workers)
         }
         facts.addFact(
-            "opened from", "\(report.recovery.source) in \(fixed(report.recovery.seconds * 1000, decimals: 1)) ms")
+            "opened from",
+            "\(report.recovery.source) in \(fixed(report.recovery.seconds * 1000, decimals: 1)) ms"
+        )
         if let note = report.recovery.note { facts.addFact("", note) }
         return facts.leftAlignedLines() + ["", "disaggregated memory"] + memory(report.dm) + ["", "levels"]
             + levels(report.levels)

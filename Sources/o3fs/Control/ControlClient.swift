@@ -28,7 +28,9 @@ enum ControlClient {
 
     /// Sends a command and waits for its answer, however long the command takes.
     static func request<Answer: Codable>(
-        _ command: ControlCommand, at path: String, as type: Answer.Type = Answer.self
+        _ command: ControlCommand,
+        at path: String,
+        as type: Answer.Type = Answer.self
     ) throws(Failure) -> Answer {
         let connection = try connect(path)
         let text: String

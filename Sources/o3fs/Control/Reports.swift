@@ -105,7 +105,9 @@ final class DaemonReports: Sendable {
     ///   - store, mountpoint: absolute paths.
     ///   - operations: the mount's counters, called for each `stats`.
     init(
-        database: Database, store: String, mountpoint: String,
+        database: Database,
+        store: String,
+        mountpoint: String,
         operations: @escaping @Sendable () -> [String: OperationCounter] = { [:] }
     ) {
         self.database = database
@@ -119,8 +121,11 @@ final class DaemonReports: Sendable {
         case .status:
             let uptime = Double(monotonicNanoseconds() - startNanoseconds) / 1e9
             return StatusReport(
-                database.statistics(), store: store, mountpoint: mountpoint,
-                daemon: .init(pid: getpid(), uptimeSeconds: uptime))
+                database.statistics(),
+                store: store,
+                mountpoint: mountpoint,
+                daemon: .init(pid: getpid(), uptimeSeconds: uptime)
+            )
         case .stats:
             return StatisticsReport(database.statistics(), fuse: operations())
         case .compact:

@@ -5,7 +5,8 @@ import Glibc
 enum SocketAddress {
     /// Calls `body` with the address of `path`. Throws when the directory cannot be opened.
     static func with<R>(
-        _ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> R
+        _ path: String,
+        _ body: (UnsafePointer<sockaddr>, socklen_t) -> R
     ) throws(CommandError) -> R {
         let bytes = Array(path.utf8)
         if bytes.count <= capacity { return call(bytes, body) }

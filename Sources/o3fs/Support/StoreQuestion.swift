@@ -13,14 +13,17 @@ enum StoreQuestion {
     }
 
     private static func ask<Answer: Codable>(
-        _ location: StoreLocation, _ command: ControlCommand, offline: (Database) throws -> Answer
+        _ location: StoreLocation,
+        _ command: ControlCommand,
+        offline: (Database) throws -> Answer
     ) throws -> Answer {
         do {
             return try ControlClient.request(command, at: location.socket, as: Answer.self)
         } catch ControlClient.Failure.nobodyListens {
             if let mountpoint = location.mountpoint {
                 throw CommandError(
-                    "the daemon of \(location.store) is dead: run o3fs umount \(mountpoint), then mount it again")
+                    "the daemon of \(location.store) is dead: run o3fs umount \(mountpoint), then mount it again"
+                )
             }
             return try withDatabase(try Database.openReadOnly(location.store), offline)
         }

@@ -32,17 +32,24 @@ private final class ThreadBody {
 }
 
 private func createThread(
-    _ name: String, attributes: UnsafePointer<pthread_attr_t>?, _ body: @escaping @Sendable () -> Void
+    _ name: String,
+    attributes: UnsafePointer<pthread_attr_t>?,
+    _ body: @escaping @Sendable () -> Void
 ) throws(CommandError) -> pthread_t {
     let start = Unmanaged.passRetained(ThreadBody(name, body))
     var thread = pthread_t()
-    let code = pthread_create(&thread, attributes, { argument in
-        guard let argument else { return nil }
-        let body = Unmanaged<ThreadBody>.fromOpaque(argument).takeRetainedValue()
-        o3_set_thread_name(body.name)
-        body.run()
-        return nil
-    }, start.toOpaque())
+    let code = pthread_create(
+        &thread,
+        attributes,
+        { argument in
+            guard let argument else { return nil }
+            let body = Unmanaged<ThreadBody>.fromOpaque(argument).takeRetainedValue()
+            o3_set_thread_name(body.name)
+            body.run()
+            return nil
+        },
+        start.toOpaque()
+    )
     guard code == 0 else {
         start.release()
         throw CommandError("start a thread", errno: code)
