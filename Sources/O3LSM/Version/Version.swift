@@ -11,15 +11,16 @@ final class Version: Sendable {
 
     static var empty: Version { Version(levels: Array(repeating: [], count: levelCount)) }
 
-    /// Tables of a level with any key in `begin ... end` (both inclusive; nil: unbounded).
+    /// Tables of a level with any key in `begin ... end` (both inclusive; nil: unbounded), in the level's order.
     func files(in level: Int, overlapping begin: [UInt8]?, _ end: [UInt8]?) -> [FileMetadata] {
         let files = levels[level]
         if level == 0 { return files.filter { $0.overlaps(begin, end) } }
-        let first = begin.map { key in
-            partitionPoint(0, files.count) { compareKeys(files[$0].largest.userKey, key) < 0 }
-        }
-        return Array(files[(first ?? 0)...].prefix { file in end.map { compareKeys(file.smallest.userKey, $0) <= 0 } ?? true })
-            .filter { $0.overlaps(begin, end) }
+        let lower = begin.map { begin in partitionPoint(0, files.count) { files[$0].endsBefore(begin) } } ?? 0
+        let upper =
+            end.map { end in
+                partitionPoint(lower, files.count) { compareKeys(files[$0].smallest.userKey, end) <= 0 }
+            } ?? files.count
+        return Array(files[lower..<upper])
     }
 
     /// The table of a level ≥ 1 whose range holds the key. When the key is one table's exclusive end and the
@@ -38,58 +39,65 @@ final class Version: Sendable {
         return file.largest.userKey.withUnsafeBytes({ compareKeys(key, $0) <= 0 }) ? file : nil
     }
 
-    /// The version after an edit.
+    /// The version after an edit: deletions first, then additions.
     ///
-    /// - Throws: `.corruption` when the edit removes a table that is not there, or breaks an invariant.
-    func applying(_ edit: VersionEdit, manifest: String = "MANIFEST") throws(EngineError) -> Version {
-        var levels = self.levels
-        for (level, number) in edit.deletedFiles {
-            guard let index = levels[level].firstIndex(where: { $0.number == number }) else {
-                throw .corruption(
-                    file: manifest, offset: 0, expected: "table \(number) in level \(level)", found: "no such table")
-            }
-            levels[level].remove(at: index)
-        }
-        var changed = Set<Int>()
-        for (level, file) in edit.addedFiles {
-            levels[level].append(file)
-            changed.insert(level)
-        }
-        for level in changed {
-            if level == 0 {
-                levels[0].sort { ($0.largestSequence, $0.number) > ($1.largestSequence, $1.number) }
-            } else {
-                levels[level].sort { $0.smallest < $1.smallest }
-            }
-        }
-        let version = Version(levels: levels)
-        for level in changed where level > 0 { try version.checkDisjoint(level, manifest) }
-        return version
+    /// - Parameters:
+    ///   - file: where the edit is from, for the error.
+    ///   - offset: of the edit in that file.
+    /// - Throws: `.corruption` when the edit removes a table that is not there, adds one that is, or breaks an
+    ///   invariant.
+    func applying(
+        _ edit: VersionEdit,
+        file: String = "the manifest",
+        offset: UInt64 = 0
+    ) throws(EngineError) -> Version {
+        var builder = VersionBuilder(self)
+        try builder.apply(edit, file: file, offset: offset)
+        return try builder.build(file: file, offset: offset)
     }
 
     /// - Throws: `.corruption` that names the tables which break the shape of the tree.
-    func checkInvariants(manifest: String = "MANIFEST") throws(EngineError) {
-        guard levels.count == Version.levelCount else {
-            throw .corruption(
-                file: manifest, offset: 0, expected: "\(Version.levelCount) levels", found: "\(levels.count)")
+    func checkInvariants(file: String = "the manifest", offset: UInt64 = 0) throws(EngineError) {
+        func check(_ holds: Bool, _ expected: @autoclosure () -> String, _ found: @autoclosure () -> String)
+            throws(EngineError)
+        {
+            guard holds else { throw .corruption(file: file, offset: offset, expected: expected(), found: found()) }
         }
-        for level in 1..<Version.levelCount { try checkDisjoint(level, manifest) }
-        var seen = Set<UInt64>()
-        for file in levels.joined() where !seen.insert(file.number).inserted {
-            throw .corruption(file: manifest, offset: 0, expected: "each table once", found: "table \(file.number) twice")
+        try check(levels.count == Version.levelCount, "\(Version.levelCount) levels", "\(levels.count)")
+        var seen = Set<UInt64>(minimumCapacity: levels.reduce(0) { $0 + $1.count })
+        for (level, files) in levels.enumerated() {
+            for table in files {
+                try check(table.isSane, "sane bounds and counts of table \(table.number)", "others")
+                try check(seen.insert(table.number).inserted, "table \(table.number) once", "twice")
+            }
+            for (left, right) in zip(files, files.dropFirst()) {
+                if level == 0 {
+                    try check(
+                        Version.isNewer(left, right),
+                        "level 0 newest first",
+                        "table \(left.number) before \(right.number)"
+                    )
+                } else {
+                    try check(
+                        left.endsBefore(right.smallest.userKey),
+                        "disjoint tables in level \(level)",
+                        "tables \(left.number) and \(right.number) overlapping"
+                    )
+                }
+            }
         }
     }
 
-    private func checkDisjoint(_ level: Int, _ manifest: String) throws(EngineError) {
-        let files = levels[level]
-        for (left, right) in zip(files, files.dropFirst()) {
-            let order = compareKeys(left.largest.userKey, right.smallest.userKey)
-            guard order < 0 || (order == 0 && left.largest.trailer == .first) else {
-                throw .corruption(
-                    file: manifest, offset: 0,
-                    expected: "disjoint tables in level \(level)",
-                    found: "tables \(left.number) and \(right.number) overlapping")
-            }
-        }
+    /// The order of level 0: where two tables hold entries of one key, the first one's are newer.
+    static func isNewer(_ left: FileMetadata, _ right: FileMetadata) -> Bool {
+        (left.largestSequence, left.number) > (right.largestSequence, right.number)
+    }
+}
+
+extension FileMetadata {
+    /// Whether every key of the table is before `key`: the end of a tombstone that bounds it is exclusive.
+    fileprivate func endsBefore(_ key: [UInt8]) -> Bool {
+        let order = compareKeys(largest.userKey, key)
+        return order < 0 || (order == 0 && largest.trailer == .first)
     }
 }

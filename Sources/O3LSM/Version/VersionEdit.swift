@@ -1,4 +1,7 @@
 /// A change from one version of the tree to the next: what the manifest records.
+///
+/// Encoded as fields, each a tag byte and its contents (`docs/formats.md`). Deletions are applied before
+/// additions, so that a table can move from one level to another within an edit.
 struct VersionEdit {
     var addedFiles: [(level: Int, file: FileMetadata)] = []
     var deletedFiles: [(level: Int, number: UInt64)] = []
@@ -6,6 +9,8 @@ struct VersionEdit {
     var flushedSequence: SequenceNumber?
     /// No file of the store has this number or a greater one.
     var nextFileNumber: UInt64?
+    /// No entry in a table had a greater sequence.
+    var lastSequence: SequenceNumber?
 
     init() {}
 
@@ -14,9 +19,9 @@ struct VersionEdit {
         case deletedFile = 2
         case flushedSequence = 3
         case nextFileNumber = 4
+        case lastSequence = 5
     }
 
-    /// Each field is a tag byte and its contents; files may occur any number of times.
     func encode() -> [UInt8] {
         var writer = ByteWriter(capacity: 64 + addedFiles.count * 128)
         for (level, number) in deletedFiles {
@@ -37,11 +42,16 @@ struct VersionEdit {
             writer.append(Tag.nextFileNumber.rawValue)
             writer.appendVarint(nextFileNumber)
         }
+        if let lastSequence {
+            writer.append(Tag.lastSequence.rawValue)
+            writer.appendVarint(lastSequence)
+        }
         return writer.bytes
     }
 
     /// - Throws: `.corruption` with `file` and `offset` when the bytes are not an edit.
-    static func decode(_ bytes: UnsafeRawBufferPointer, file: String, offset: UInt64) throws(EngineError) -> VersionEdit {
+    static func decode(_ bytes: UnsafeRawBufferPointer, file: String, offset: UInt64) throws(EngineError) -> VersionEdit
+    {
         var edit = VersionEdit()
         var reader = ByteReader(bytes)
         func corrupt(_ expected: String, _ found: String) -> EngineError {
@@ -64,45 +74,19 @@ struct VersionEdit {
                 edit.deletedFiles.append((Int(level), number))
             case .flushedSequence:
                 guard let sequence = reader.readVarint(), sequence <= maximumSequenceNumber else {
-                    throw corrupt("a sequence number", "other bytes")
+                    throw corrupt("the flushed sequence", "other bytes")
                 }
                 edit.flushedSequence = sequence
+            case .lastSequence:
+                guard let sequence = reader.readVarint(), sequence <= maximumSequenceNumber else {
+                    throw corrupt("the last sequence", "other bytes")
+                }
+                edit.lastSequence = sequence
             case .nextFileNumber:
                 guard let number = reader.readVarint() else { throw corrupt("a file number", "other bytes") }
                 edit.nextFileNumber = number
             }
         }
         return edit
-    }
-}
-
-extension FileMetadata {
-    func encode(into writer: inout ByteWriter) {
-        for number in [
-            number, size, smallestSequence, largestSequence, entryCount, deletionCount, rangeTombstoneCount,
-        ] { writer.appendVarint(number) }
-        for key in [smallest, largest] {
-            writer.append(prefixed: key.userKey)
-            writer.append(key.trailer.rawValue)
-        }
-    }
-
-    /// nil when the bytes do not describe a table.
-    static func decode(_ reader: inout ByteReader) -> FileMetadata? {
-        guard let number = reader.readVarint(), let size = reader.readVarint(),
-            let smallestSequence = reader.readVarint(), let largestSequence = reader.readVarint(),
-            let entryCount = reader.readVarint(), let deletionCount = reader.readVarint(),
-            let rangeTombstoneCount = reader.readVarint(), let smallestKey = reader.readPrefixed(),
-            let smallestTrailer = reader.read(UInt64.self), let largestKey = reader.readPrefixed(),
-            let largestTrailer = reader.read(UInt64.self), smallestSequence <= largestSequence,
-            largestSequence <= maximumSequenceNumber
-        else { return nil }
-        let smallest = InternalKey(userKey: smallestKey, trailer: Trailer(rawValue: smallestTrailer))
-        let largest = InternalKey(userKey: largestKey, trailer: Trailer(rawValue: largestTrailer))
-        guard smallest <= largest else { return nil }
-        return FileMetadata(
-            number: number, size: size, smallest: smallest, largest: largest, smallestSequence: smallestSequence,
-            largestSequence: largestSequence, entryCount: entryCount, deletionCount: deletionCount,
-            rangeTombstoneCount: rangeTombstoneCount)
     }
 }

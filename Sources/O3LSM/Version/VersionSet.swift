@@ -1,237 +1,305 @@
+import Glibc
 import Synchronization
 
 /// The current version and the manifest behind it. Every change is one edit, which is on storage before it
-/// is installed: after any crash the tree is the one of the last edit that was committed. Thread-safe.
-final class VersionSet: @unchecked Sendable {
-    // @unchecked: `state` guards what changes.
+/// is installed: after any crash the tree is the one of the last edit that was committed, or of an edit
+/// whose commit was under way. Thread-safe.
+///
+/// A commit that throws may still be found by a recovery: the tables that its edit adds must be kept until
+/// the store is opened again. Nobody deletes the tables that it removes, since they stay in the version.
+final class VersionSet: Sendable {
     let layout: StoreLayout
     private let storage: any Storage
     private let onObsolete: @Sendable (UInt64) -> Void
+    private let manifestLimit: UInt64
 
-    private struct State {
+    /// What readers see.
+    fileprivate struct State {
         var version: Version
         var flushedSequence: SequenceNumber
+        var lastSequence: SequenceNumber
+    }
+    /// What a commit holds while it writes.
+    private struct Committer {
+        /// nil: the next commit begins a new manifest.
         var manifest: LogWriter?
-        var manifestNumber: UInt64
+        /// Bytes from which on the manifest is written anew.
+        var limitBytes: UInt64 = 0
+        /// Manifests that storage may hold; all but the last are removed once CURRENT is known to name that.
+        var manifestNumbers: [UInt64]
+        /// Why no further commit is possible.
         var poison: EngineError?
     }
     private let state: Mutex<State>
+    /// Serialises commits, so that the state's lock is never held across a sync. Taken before `state`.
+    private let committer: Mutex<Committer>
     private let nextFile: Atomic<UInt64>
-    /// Serialises commits, so that the state's lock is never held across a sync.
-    private let commitLock = Mutex<Void>(())
 
-    /// A manifest that has grown beyond this is written anew.
-    private static let manifestLimitBytes: UInt64 = 4 << 20
+    /// A manifest that has grown beyond this, and to twice what it began with, is written anew.
+    static let manifestLimitBytes: UInt64 = 4 << 20
+    /// Tables in one edit of the snapshot that begins a manifest: with the longest keys, far within a record.
+    private static let snapshotTables = 1000
+    /// How far a recovery moves on beyond the recorded file numbers. Numbers that the last owner gave out after
+    /// its last commit may still be in the hands of workers, who may create files by them at any time.
+    private static let fileNumberGap: UInt64 = 1024
 
     private init(
-        layout: StoreLayout, storage: any Storage, version: Version, flushedSequence: SequenceNumber,
-        nextFile: UInt64, manifestNumber: UInt64, onObsolete: @escaping @Sendable (UInt64) -> Void
+        layout: StoreLayout,
+        storage: any Storage,
+        state: State,
+        nextFile: UInt64,
+        manifestNumbers: [UInt64],
+        manifestLimit: UInt64,
+        onObsolete: @escaping @Sendable (UInt64) -> Void
     ) {
         self.layout = layout
+        self.manifestLimit = manifestLimit
         self.storage = storage
         self.onObsolete = onObsolete
-        state = Mutex(
-            State(
-                version: version, flushedSequence: flushedSequence, manifest: nil, manifestNumber: manifestNumber))
+        for file in state.version.levels.joined() { file.onReclaim(onObsolete) }
+        self.state = Mutex(state)
+        committer = Mutex(Committer(manifest: nil, manifestNumbers: manifestNumbers, poison: nil))
         self.nextFile = Atomic(nextFile)
-        for file in version.levels.joined() { file.onReclaim(onObsolete) }
     }
 
-    /// A new, empty tree.
+    // MARK: Opening
+
+    /// A new, empty tree, on storage when it returns. What is there of an earlier one is ignored.
+    ///
+    /// - Parameters:
+    ///   - manifestLimit: as `manifestLimitBytes`; tests choose less.
+    ///   - onObsolete: called with the number of a table that no version holds any more, from wherever the last
+    ///     one was released; must not block.
     static func create(
-        layout: StoreLayout, storage: any Storage, onObsolete: @escaping @Sendable (UInt64) -> Void
+        layout: StoreLayout,
+        storage: any Storage,
+        manifestLimit: UInt64 = manifestLimitBytes,
+        onObsolete: @escaping @Sendable (UInt64) -> Void
     ) throws(EngineError) -> VersionSet {
         let set = VersionSet(
-            layout: layout, storage: storage, version: .empty, flushedSequence: 0, nextFile: 1, manifestNumber: 0,
-            onObsolete: onObsolete)
-        try set.beginManifest()
+            layout: layout,
+            storage: storage,
+            state: State(version: .empty, flushedSequence: 0, lastSequence: 0),
+            nextFile: 1,
+            manifestNumbers: [],
+            manifestLimit: manifestLimit,
+            onObsolete: onObsolete
+        )
+        try set.logAndApply(VersionEdit())
         return set
     }
 
-    /// The tree that CURRENT names.
+    /// The tree that CURRENT names. Its manifest is not appended to: the first commit begins a new one.
     ///
-    /// - Throws: `.corruption` when CURRENT or the manifest cannot be read.
+    /// - Parameters: as of `create`.
+    /// - Throws: `.corruption` when CURRENT or the manifest cannot be read, `.unsupportedFormat`.
     static func recover(
-        layout: StoreLayout, storage: any Storage, onObsolete: @escaping @Sendable (UInt64) -> Void
+        layout: StoreLayout,
+        storage: any Storage,
+        manifestLimit: UInt64 = manifestLimitBytes,
+        onObsolete: @escaping @Sendable (UInt64) -> Void
     ) throws(EngineError) -> VersionSet {
-        let number = try readCurrent(layout, storage)
+        let number = try CurrentFile.read(layout, storage)
         let path = layout.manifest(number)
-        var version = Version.empty
-        var flushed: SequenceNumber = 0
-        var nextFile: UInt64 = number + 1
-        var edits = 0
+        guard storage.exists(path) else {
+            throw .corruption(file: layout.current, offset: 0, expected: "the number of a manifest", found: "\(number)")
+        }
+        // After the death of a process the newest edit, or CURRENT itself, may never have been synced. Files
+        // will be removed because of them, so power loss must not take them back.
+        let manifest = try storage.reuse(path)
+        try manifest.sync()
+        try manifest.close()
+        try storage.syncDirectory(layout.root)
+
+        var recovered = State(version: .empty, flushedSequence: 0, lastSequence: 0)
+        var tables = VersionBuilder()
+        var nextFile: UInt64?
         try LogReader.forEach(storage: storage, path: path, logNumber: number, kind: .manifest) {
-            payload, offset throws(EngineError) in
+            payload,
+            offset throws(EngineError) in
             let edit = try VersionEdit.decode(payload, file: path, offset: offset)
-            version = try version.applying(edit, manifest: path)
-            flushed = max(flushed, edit.flushedSequence ?? 0)
-            nextFile = max(nextFile, edit.nextFileNumber ?? 0)
-            for (_, file) in edit.addedFiles { nextFile = max(nextFile, file.number + 1) }
-            edits += 1
+            try tables.apply(edit, file: path, offset: offset)
+            recovered.raiseSequences(by: edit)
+            nextFile = edit.nextFileNumber ?? nextFile
         }
-        guard edits > 0 else {
-            throw .corruption(file: path, offset: 0, expected: "at least one version edit", found: "none")
+        recovered.version = try tables.build(file: path, offset: UInt64(LogFormat.fileHeaderBytes))
+        guard let nextFile, nextFile <= UInt64.max / 2 else {
+            throw .corruption(
+                file: path,
+                offset: UInt64(LogFormat.fileHeaderBytes),
+                expected: "a version edit with the next file number",
+                found: nextFile.map { "\($0)" } ?? "none"
+            )
         }
-        try version.checkInvariants(manifest: path)
+        let greatest = recovered.version.levels.joined().reduce(number) { max($0, $1.number) }
+        guard greatest < nextFile else {
+            throw .corruption(
+                file: path,
+                offset: 0,
+                expected: "file numbers below \(nextFile)",
+                found: "\(greatest)"
+            )
+        }
         return VersionSet(
-            layout: layout, storage: storage, version: version, flushedSequence: flushed, nextFile: nextFile,
-            manifestNumber: number, onObsolete: onObsolete)
+            layout: layout,
+            storage: storage,
+            state: recovered,
+            nextFile: nextFile + fileNumberGap,
+            manifestNumbers: [number],
+            manifestLimit: manifestLimit,
+            onObsolete: onObsolete
+        )
     }
+
+    // MARK: Reading
 
     var current: Version { state.withLock { $0.version } }
     /// Everything up to this sequence is in tables.
     var flushedSequence: SequenceNumber { state.withLock { $0.flushedSequence } }
+    /// The greatest sequence that any edit has named, itself or in a table.
+    var lastSequence: SequenceNumber { state.withLock { $0.lastSequence } }
+
+    /// The numbers of the tables of the current version. Older versions, which readers may still hold, can
+    /// have more.
+    func liveFileNumbers() -> Set<UInt64> { Set(current.levels.joined().map(\.number)) }
 
     /// A number no file of the store has or had.
-    func newFileNumber() -> UInt64 { nextFile.wrappingAdd(1, ordering: .relaxed).oldValue }
+    func newFileNumber() -> UInt64 { newFileNumbers(1) }
 
     /// `count` consecutive numbers; the first of them.
     func newFileNumbers(_ count: Int) -> UInt64 {
         nextFile.wrappingAdd(UInt64(count), ordering: .relaxed).oldValue
     }
 
-    /// Commits an edit: first to storage, then to readers.
+    // MARK: Committing
+
+    /// Commits an edit: first to storage, then to readers. The caller has synced the tables it adds, and the
+    /// directory they are in.
     ///
-    /// - Throws: `.readOnly` once a commit has failed, since nobody knows what of it is on storage.
+    /// - Throws: `.corruption` when the edit does not fit the current version, which is then left as it is;
+    ///   `.io` when storage fails. If that was for want of space, a later call may succeed; otherwise every
+    ///   later call throws `.readOnly`.
     func logAndApply(_ edit: VersionEdit) throws(EngineError) {
-        let outcome = commitLock.withLock { _ -> Result<Void, EngineError> in
-            do throws(EngineError) { return .success(try commit(edit)) } catch { return .failure(error) }
+        let outcome = committer.withLock { committer -> Result<Void, EngineError> in
+            do throws(EngineError) { return .success(try commit(edit, &committer)) } catch { return .failure(error) }
         }
         try outcome.get()
     }
 
-    private func commit(_ edit: VersionEdit) throws(EngineError) {
-        let (version, poison, manifest) = state.withLock { ($0.version, $0.poison, $0.manifest) }
-        if let poison { throw poison }
-        let next = try version.applying(edit, manifest: layout.root)
-        if let manifest, manifest.size < VersionSet.manifestLimitBytes {
-            var numbered = edit
-            numbered.nextFileNumber = nextFile.load(ordering: .relaxed)
-            do throws(EngineError) {
-                try numbered.encode().withEngineBytes { bytes throws(EngineError) in try manifest.append(bytes) }
+    private func commit(_ edit: VersionEdit, _ committer: inout Committer) throws(EngineError) {
+        if let poison = committer.poison { throw poison }
+        var next = state.withLock { $0 }
+        let previous = next.version
+        next.version = try previous.applying(edit, file: layout.root)
+        next.raiseSequences(by: edit)
+        do throws(EngineError) {
+            if let manifest = committer.manifest, manifest.size < committer.limitBytes {
+                try append(edit, to: manifest)
                 try manifest.sync()
-            } catch {
-                state.withLock { state in
-                    state.poison = .readOnly(reason: "the manifest could not be written: \(error.description)")
-                }
-                throw error
+            } else {
+                try beginManifest(with: next, &committer)
             }
-            install(next, edit)
-        } else {
-            let flushed = max(flushedSequence, edit.flushedSequence ?? 0)
-            try beginManifest(with: next, flushed)
-            install(next, edit)
+        } catch {
+            // The manifest's tail is unknown, so nothing is appended to it again. A new manifest that CURRENT
+            // names settles the matter; want of space is the one failure after which trying that makes sense.
+            committer.manifest = nil
+            if error.posixCode != ENOSPC && error.posixCode != EDQUOT {
+                committer.poison = .readOnly(reason: "the manifest could not be written: \(error.description)")
+            }
+            throw error
         }
+        install(next, edit, previous)
     }
 
-    private func install(_ version: Version, _ edit: VersionEdit) {
-        let added = Set(edit.addedFiles.map(\.file.number))
-        for (_, file) in edit.addedFiles { file.onReclaim(onObsolete) }
-        let old = state.withLock { state in
-            let old = state.version
-            state.version = version
-            state.flushedSequence = max(state.flushedSequence, edit.flushedSequence ?? 0)
-            return old
-        }
-        for (level, number) in edit.deletedFiles where !added.contains(number) {
-            old.levels[level].first { $0.number == number }?.isObsolete.store(true, ordering: .releasing)
-        }
+    private func append(_ edit: VersionEdit, to manifest: LogWriter) throws(EngineError) {
+        var numbered = edit
+        numbered.nextFileNumber = nextFile.load(ordering: .relaxed)
+        try numbered.encode().withEngineBytes { bytes throws(EngineError) in try manifest.append(bytes) }
     }
 
-    /// Writes the whole version into a new manifest and makes CURRENT name it.
-    private func beginManifest() throws(EngineError) {
-        let (version, flushed) = state.withLock { ($0.version, $0.flushedSequence) }
-        try beginManifest(with: version, flushed)
-    }
-
-    private func beginManifest(with version: Version, _ flushed: SequenceNumber) throws(EngineError) {
+    /// Writes the whole state into a new manifest and makes CURRENT name it.
+    private func beginManifest(with next: State, _ committer: inout Committer) throws(EngineError) {
         let number = newFileNumber()
-        let path = layout.manifest(number)
-        var snapshot = VersionEdit()
-        for (level, files) in version.levels.enumerated() { snapshot.addedFiles += files.map { (level, $0) } }
-        snapshot.flushedSequence = flushed
-        snapshot.nextFileNumber = nextFile.load(ordering: .relaxed)
-        let writer = try LogWriter(file: try storage.create(path), logNumber: number, kind: .manifest)
-        try snapshot.encode().withEngineBytes { bytes throws(EngineError) in try writer.append(bytes) }
+        committer.manifestNumbers.append(number)
+        let file = try storage.create(layout.manifest(number))
+        let writer = try LogWriter(file: file, logNumber: number, kind: .manifest)
+        for edit in next.snapshot(tablesPerEdit: VersionSet.snapshotTables) { try append(edit, to: writer) }
         try writer.sync()
         try storage.syncDirectory(layout.root)
-        try VersionSet.writeCurrent(number, layout, storage)
-        let old = state.withLock { state in
-            defer {
-                state.manifest = writer
-                state.manifestNumber = number
-            }
-            return state.manifestNumber
+        try CurrentFile.write(manifest: number, layout, storage)
+        committer.manifest = writer
+        committer.limitBytes = max(manifestLimit, writer.size * 2)
+        for old in committer.manifestNumbers.dropLast() {
+            // Best effort: recovery removes manifests that CURRENT does not name.
+            try? storage.delete(layout.manifest(old))
         }
-        // Best effort: recovery removes manifests that CURRENT does not name.
-        if old != 0 { try? storage.delete(layout.manifest(old)) }
+        committer.manifestNumbers = [number]
     }
 
-    /// Removes tables, manifests and temporary files that the current version does not name: what a crash
-    /// has left behind. Only while no job runs.
+    private func install(_ next: State, _ edit: VersionEdit, _ previous: Version) {
+        for (_, file) in edit.addedFiles { file.onReclaim(onObsolete) }
+        state.withLock { $0 = next }
+        // A table that only moves to another level is among both.
+        let added = Set(edit.addedFiles.map(\.file.number))
+        for (level, number) in edit.deletedFiles where !added.contains(number) {
+            // `previous` keeps the table alive, so that its last holder sees the mark.
+            previous.levels[level].first { $0.number == number }?.isObsolete.store(true, ordering: .releasing)
+        }
+    }
+
+    // MARK: Orphans
+
+    /// Removes tables, manifests and temporary files that the current version does not name: what a crash has
+    /// left behind. To be called once after opening, before any number is given out and while no job runs.
     func removeOrphans() throws(EngineError) {
-        let (version, manifestNumber) = state.withLock { ($0.version, $0.manifestNumber) }
-        let live = Set(version.levels.joined().map(\.number))
+        let live = liveFileNumbers()
         for name in try storage.list(layout.tableDirectory) {
-            guard name.hasSuffix(".sst"), let number = StoreLayout.number(in: name), !live.contains(number) else { continue }
-            // Its number must not be given out again.
+            let path = layout.tableDirectory + "/" + name
+            guard let number = StoreLayout.number(in: name), layout.table(number) == path, !live.contains(number)
+            else { continue }
             raiseNextFile(above: number)
-            try storage.delete(layout.table(number))
+            try storage.delete(path)
         }
+        let manifests = committer.withLock { $0.manifestNumbers }
         for name in try storage.list(layout.root) {
-            if name.hasSuffix(".tmp") { try storage.delete(layout.root + "/" + name) }
-            if name.hasPrefix("MANIFEST-"), let number = StoreLayout.number(in: name), number != manifestNumber {
+            let path = layout.root + "/" + name
+            if path == layout.current + temporaryFileSuffix || path == layout.identity + temporaryFileSuffix {
+                try storage.delete(path)
+            } else if let number = StoreLayout.number(in: name), layout.manifest(number) == path,
+                !manifests.contains(number)
+            {
                 raiseNextFile(above: number)
-                try storage.delete(layout.manifest(number))
+                try storage.delete(path)
             }
         }
     }
 
+    /// The number of a file that was found must not be given out again.
     private func raiseNextFile(above number: UInt64) {
-        if nextFile.load(ordering: .relaxed) <= number { nextFile.store(number + 1, ordering: .relaxed) }
-    }
-
-    // MARK: CURRENT
-
-    /// `CURRENT` holds one line: the manifest's number, a space, and the masked CRC32C of the number's digits.
-    private static func writeCurrent(_ number: UInt64, _ layout: StoreLayout, _ storage: any Storage)
-        throws(EngineError)
-    {
-        let temporary = layout.current + ".tmp"
-        let file = try storage.create(temporary)
-        try Array(currentLine(number).utf8).withEngineBytes { bytes throws(EngineError) in try file.append(bytes) }
-        try file.sync()
-        try file.close()
-        try storage.rename(temporary, to: layout.current)
-        try storage.syncDirectory(layout.root)
-    }
-
-    private static func currentLine(_ number: UInt64) -> String {
-        let digits = String(number)
-        let checksum = Array(digits.utf8).withUnsafeBytes { CRC32C.masked(CRC32C.checksum($0)) }
-        return "\(digits) \(checksum)\n"
-    }
-
-    private static func readCurrent(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) -> UInt64 {
-        let bytes = try storage.contents(of: layout.current, limit: 64)
-        let text = String(decoding: bytes, as: UTF8.self)
-        guard let number = UInt64(text.prefix { $0 != " " }), text == currentLine(number) else {
-            throw .corruption(
-                file: layout.current, offset: 0, expected: "the number of a manifest and its checksum",
-                found: "\(bytes.count) other bytes")
-        }
-        return number
+        guard number < UInt64.max / 2 else { return }
+        nextFile.max(number + 1, ordering: .relaxed)
     }
 }
 
-extension Storage {
-    /// A small file, whole; at most `limit` bytes of it.
-    func contents(of path: String, limit: Int) throws(EngineError) -> [UInt8] {
-        let file = try openForReading(path)
-        var bytes = [UInt8](repeating: 0, count: min(limit, Int(file.size)))
-        let outcome = bytes.withUnsafeMutableBytes { buffer -> Result<Int, EngineError> in
-            do throws(EngineError) { return .success(try file.read(at: 0, into: buffer)) } catch { return .failure(error) }
+extension VersionSet.State {
+    fileprivate mutating func raiseSequences(by edit: VersionEdit) {
+        flushedSequence = max(flushedSequence, edit.flushedSequence ?? 0)
+        lastSequence = max(lastSequence, flushedSequence, edit.lastSequence ?? 0)
+        for (_, file) in edit.addedFiles { lastSequence = max(lastSequence, file.largestSequence) }
+    }
+
+    /// The edits that make this state of nothing. The last one has the sequences.
+    fileprivate func snapshot(tablesPerEdit: Int) -> [VersionEdit] {
+        let files = version.levels.enumerated().flatMap { level, files in files.map { (level: level, file: $0) } }
+        var edits = stride(from: 0, to: files.count, by: tablesPerEdit).map { first in
+            var edit = VersionEdit()
+            edit.addedFiles = Array(files[first..<min(first + tablesPerEdit, files.count)])
+            return edit
         }
-        return Array(bytes.prefix(try outcome.get()))
+        var last = VersionEdit()
+        last.flushedSequence = flushedSequence
+        last.lastSequence = lastSequence
+        edits.append(last)
+        return edits
     }
 }

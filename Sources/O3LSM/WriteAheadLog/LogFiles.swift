@@ -8,6 +8,7 @@ final class LogFiles {
 
     private struct Closed {
         var number: UInt64
+        /// The greatest sequence in the file; `.max` while nobody has said.
         var lastSequence: SequenceNumber
     }
     /// Ascending.
@@ -19,12 +20,29 @@ final class LogFiles {
 
     private static let maximumRecyclable = 2
 
-    /// Files that were there when the log was opened, ascending: what a recovery reads.
+    /// Files that were there when the log was opened, ascending: what a recovery reads. Released like others
+    /// once `setRecoveredLastSequence` has said what they hold.
     let recoveredNumbers: [UInt64]
 
+    /// Finds the log files of a store and makes what they hold survive power loss: after the death of a
+    /// process they may hold records that were never synced, and a recovery is about to build on them.
+    ///
+    /// - Parameter fileSize: bytes after which the next file is begun.
     static func open(layout: StoreLayout, storage: any Storage, fileSize: UInt64) throws(EngineError) -> LogFiles {
-        let numbers = try storage.list(layout.logDirectory).filter { $0.hasSuffix(".log") }
-            .compactMap(StoreLayout.number).sorted()
+        var numbers: [UInt64] = []
+        for name in try storage.list(layout.logDirectory) {
+            guard name.hasSuffix(".log"), let number = StoreLayout.number(in: name),
+                layout.log(number) == layout.logDirectory + "/" + name
+            else { continue }
+            numbers.append(number)
+        }
+        numbers.sort()
+        for number in numbers {
+            let file = try storage.reuse(layout.log(number))
+            try file.sync()
+            try file.close()
+        }
+        if !numbers.isEmpty { try storage.syncDirectory(layout.logDirectory) }
         return LogFiles(layout: layout, storage: storage, fileSize: fileSize, numbers: numbers)
     }
 
@@ -33,21 +51,25 @@ final class LogFiles {
         self.storage = storage
         self.fileSize = fileSize
         recoveredNumbers = numbers
-        // Until a recovery says what they hold, they are kept.
         closed = numbers.map { Closed(number: $0, lastSequence: .max) }
         nextNumber = (numbers.last ?? 0) + 1
     }
 
-    /// Recovery: the greatest sequence that file holds.
+    /// Recovery: the greatest sequence that the file holds; 0 if it holds none.
     func setRecoveredLastSequence(_ number: UInt64, _ sequence: SequenceNumber) {
         if let index = closed.firstIndex(where: { $0.number == number }) { closed[index].lastSequence = sequence }
     }
 
     /// Recovery from DM: nothing in the old files reaches beyond this.
     func setRecoveredLastSequences(_ sequence: SequenceNumber) {
-        for index in closed.indices { closed[index].lastSequence = sequence }
+        for index in closed.indices where recoveredNumbers.contains(closed[index].number) {
+            closed[index].lastSequence = sequence
+        }
     }
 
+    /// Appends one record to the newest file, or to a new one when that is full.
+    ///
+    /// - Parameter lastSequence: the greatest sequence in the record.
     func append(_ payload: UnsafeRawBufferPointer, lastSequence: SequenceNumber) throws(EngineError) {
         if let current, current.writer.size >= fileSize { try finishCurrent() }
         if current == nil { try begin() }
@@ -55,22 +77,31 @@ final class LogFiles {
         current?.lastSequence = lastSequence
     }
 
+    /// Returns when everything that was appended survives power loss.
     func sync() throws(EngineError) { try current?.writer.sync() }
 
     /// Everything up to `sequence` is in tables: files that hold nothing else are recycled or removed.
     func release(through sequence: SequenceNumber) throws(EngineError) {
-        let due = closed.filter { $0.lastSequence <= sequence }
-        guard !due.isEmpty else { return }
-        closed.removeAll { $0.lastSequence <= sequence }
-        for file in due {
+        while let index = closed.firstIndex(where: { $0.lastSequence <= sequence }) {
+            let number = closed[index].number
             if recyclable.count < LogFiles.maximumRecyclable {
-                recyclable.append(file.number)
+                recyclable.append(number)
             } else {
-                try storage.delete(layout.log(file.number))
+                try storage.delete(layout.log(number))
             }
+            closed.remove(at: index)
         }
     }
 
+    /// After a failed append or sync: what is in the newest file stays readable up to where it got, and the next
+    /// record begins a new file, which is to repeat what the last sync did not cover.
+    func abandonCurrent() {
+        guard let current else { return }
+        closed.append(Closed(number: current.number, lastSequence: current.lastSequence))
+        self.current = nil
+    }
+
+    /// A file is synced before the next one is begun: unless it was abandoned, only the newest has a torn tail.
     private func finishCurrent() throws(EngineError) {
         guard let current else { return }
         try current.writer.sync()
@@ -79,19 +110,24 @@ final class LogFiles {
         self.current = nil
     }
 
+    /// Begins the next file. Its name is on storage before its first byte is written, so that a recycled file
+    /// is never found under its old name with a part of its new contents; its header is before the first record.
     private func begin() throws(EngineError) {
         let number = nextNumber
         let path = layout.log(number)
         let file: any WritableFile
-        if recyclable.isEmpty {
-            file = try storage.create(path)
-        } else {
-            let old = recyclable.removeFirst()
+        if let old = recyclable.first {
             try storage.rename(layout.log(old), to: path)
+            recyclable.removeFirst()
+            try storage.syncDirectory(layout.logDirectory)
             file = try storage.reuse(path)
+        } else {
+            file = try storage.create(path)
+            try storage.syncDirectory(layout.logDirectory)
         }
-        try storage.syncDirectory(layout.logDirectory)
+        let writer = try LogWriter(file: file, logNumber: number, kind: .writeAhead)
+        try writer.sync()
         nextNumber += 1
-        current = (try LogWriter(file: file, logNumber: number, kind: .writeAhead), number, 0)
+        current = (writer, number, 0)
     }
 }

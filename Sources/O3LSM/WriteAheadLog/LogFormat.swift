@@ -1,17 +1,28 @@
 /// The record format that the write-ahead log and the manifest share.
 ///
 /// ```
-/// file    magic "O3LOG\0\0\0"  u32 format version  u32 kind  u64 log number  u32 masked CRC32C of these 24 bytes  u32 0
-/// record  u32 masked CRC32C of everything below  u32 payload length  u64 log number  u64 safe end  payload
+/// file header     0 magic "O3LOG\0\0\0"   8 u32 format version   12 u32 kind   16 u64 log number
+/// (32 bytes)     24 u32 masked CRC32C of bytes 0 ..< 24          28 u32 zero
+///
+/// record header   0 u32 masked CRC32C of bytes 4 ..< 28 and then of the record's offset as a u64
+/// (28 bytes)      4 u32 masked CRC32C of the payload   8 u32 payload length
+///                12 u64 log number   20 u64 safe end
+/// payload        28 …
 /// ```
-/// The log number in every record keeps what is left of a recycled file's former life from being read.
-/// `safe end` is the offset up to which the file had been synced when the record was written: a record that
-/// cannot be read before that offset is corruption, one beyond it is the torn tail of a power loss.
+///
+/// The log number in every record keeps what is left of a recycled file's former life from being read; the
+/// offset in the header's checksum keeps a record that a user stored as data from being taken for one.
+///
+/// `safe end` is the offset up to which the file had been synced when the record was written. It tells
+/// corruption from power loss: power loss can leave any part of what was not synced in any state, so a
+/// record that cannot be read may be followed by good ones; but one that lies before the safe end of a later
+/// record had been synced, and something has damaged it since.
 enum LogFormat {
     static let magic: UInt64 = 0x0000_0047_4f4c_334f  // "O3LOG\0\0\0"
     static let version: UInt32 = 1
     static let fileHeaderBytes = 32
-    static let recordHeaderBytes = 24
+    static let recordHeaderBytes = 28
+    /// The largest batch is bounded by a memtable; this is what a reader allocates at most.
     static let maximumPayloadBytes = 256 << 20
 
     /// What a log file is for.
@@ -26,159 +37,71 @@ enum LogFormat {
         writer.append(version)
         writer.append(kind.rawValue)
         writer.append(logNumber)
-        let checksum = writer.bytes.withUnsafeBytes { CRC32C.masked(CRC32C.checksum($0)) }
-        writer.append(checksum)
+        writer.append(writer.bytes.withUnsafeBytes { CRC32C.masked(CRC32C.checksum($0)) })
         writer.append(UInt32(0))
         return writer.bytes
     }
-}
 
-/// Appends records to a log file, from its start. Not thread-safe.
-final class LogWriter: @unchecked Sendable {
-    // @unchecked: its owner guards it; it moves between threads under the owner's lock.
-    private let file: any WritableFile
-    private let logNumber: UInt64
-    /// Bytes that are certainly on storage.
-    private var safeEnd: UInt64 = 0
-
-    /// Writes the file's header; it is synced with the first record.
-    init(file: any WritableFile, logNumber: UInt64, kind: LogFormat.Kind) throws(EngineError) {
-        self.file = file
-        self.logNumber = logNumber
-        try LogFormat.fileHeader(kind, logNumber).withEngineBytes { header throws(EngineError) in try file.append(header) }
-    }
-
-    var size: UInt64 { file.size }
-
-    func append(_ payload: UnsafeRawBufferPointer) throws(EngineError) {
-        guard payload.count <= LogFormat.maximumPayloadBytes else {
-            throw .invalidArgument("a log record must have at most \(LogFormat.maximumPayloadBytes) bytes")
-        }
-        var writer = ByteWriter(capacity: LogFormat.recordHeaderBytes)
-        writer.append(UInt32(truncatingIfNeeded: payload.count))
-        writer.append(logNumber)
-        writer.append(safeEnd)
-        let checksum = CRC32C.checksum(payload, seed: writer.bytes.withUnsafeBytes { CRC32C.checksum($0) })
-        var header = ByteWriter(capacity: LogFormat.recordHeaderBytes)
-        header.append(CRC32C.masked(checksum))
-        header.append(raw: writer.bytes)
-        try header.bytes.withEngineBytes { bytes throws(EngineError) in try file.append(bytes) }
-        try file.append(payload)
-    }
-
-    func sync() throws(EngineError) {
-        try file.sync()
-        safeEnd = file.size
-    }
-
-    func close() throws(EngineError) { try file.close() }
-}
-
-/// Reads a log file back. The bytes are not trusted.
-enum LogReader {
-    /// Calls `body` with each record's payload and offset, in order.
-    ///
-    /// - Returns: the offset after the last record that could be read.
-    /// - Throws: `.corruption` for a foreign or damaged header, and for a record that cannot be read although
-    ///   a later one says that it had been synced.
-    @discardableResult
-    static func forEach(
-        storage: any Storage, path: String, logNumber: UInt64, kind: LogFormat.Kind,
-        _ body: (_ payload: UnsafeRawBufferPointer, _ offset: UInt64) throws(EngineError) -> Void
-    ) throws(EngineError) -> UInt64 {
-        let file = try storage.openForReading(path)
-        let bytes = try readWhole(file)
-        let outcome = bytes.withUnsafeBytes { buffer -> Result<UInt64, EngineError> in
-            do throws(EngineError) {
-                return .success(try scan(buffer, path, logNumber, kind, body))
-            } catch { return .failure(error) }
-        }
-        return try outcome.get()
-    }
-
-    private static func readWhole(_ file: any ReadableFile) throws(EngineError) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: Int(file.size))
-        let outcome = bytes.withUnsafeMutableBytes { buffer -> Result<Int, EngineError> in
-            do throws(EngineError) { return .success(try file.read(at: 0, into: buffer)) } catch { return .failure(error) }
-        }
-        let count = try outcome.get()
-        if count < bytes.count { bytes.removeLast(bytes.count - count) }
-        return bytes
-    }
-
-    private static func scan(
-        _ buffer: UnsafeRawBufferPointer, _ path: String, _ logNumber: UInt64, _ kind: LogFormat.Kind,
-        _ body: (_ payload: UnsafeRawBufferPointer, _ offset: UInt64) throws(EngineError) -> Void
-    ) throws(EngineError) -> UInt64 {
-        guard try hasHeader(buffer, path, logNumber, kind) else { return 0 }
-        var offset = LogFormat.fileHeaderBytes
-        while let record = record(buffer, offset, logNumber) {
-            try body(record.payload, UInt64(offset))
-            offset += LogFormat.recordHeaderBytes + record.payload.count
-        }
-        if let later = laterRecord(buffer, offset, logNumber) {
-            throw .corruption(
-                file: path, offset: UInt64(offset), expected: "a record, since the one at \(later) says it was synced",
-                found: "bytes whose checksum does not hold")
-        }
-        return UInt64(offset)
-    }
-
-    /// False for a file whose header never reached storage: the log is empty.
-    private static func hasHeader(
-        _ buffer: UnsafeRawBufferPointer, _ path: String, _ logNumber: UInt64, _ kind: LogFormat.Kind
-    ) throws(EngineError) -> Bool {
-        guard buffer.count >= LogFormat.fileHeaderBytes else { return false }
-        let expected = LogFormat.fileHeader(kind, logNumber)
-        let found = [UInt8](buffer[0..<LogFormat.fileHeaderBytes])
-        if found == expected { return true }
-        if laterRecord(buffer, LogFormat.fileHeaderBytes, logNumber, mustBeSynced: false) == nil,
-            kind == .writeAhead
-        {
-            // A recycled file of another number, zeros, or a torn first page: nothing of this log is in it.
-            return false
-        }
-        let version = UInt32(littleEndian: buffer.loadUnaligned(fromByteOffset: 8, as: UInt32.self))
-        if UInt64(littleEndian: buffer.loadUnaligned(as: UInt64.self)) == LogFormat.magic, version != LogFormat.version {
-            throw .unsupportedFormat(file: path, found: version, supported: LogFormat.version)
-        }
-        throw .corruption(
-            file: path, offset: 0, expected: "the header of log \(logNumber)", found: "other bytes")
-    }
-
-    private static func record(_ buffer: UnsafeRawBufferPointer, _ offset: Int, _ logNumber: UInt64)
-        -> (payload: UnsafeRawBufferPointer, safeEnd: UInt64)?
-    {
-        guard offset >= 0, buffer.count - offset >= LogFormat.recordHeaderBytes else { return nil }
-        func load<T: FixedWidthInteger>(_ at: Int, _ type: T.Type) -> T {
-            T(littleEndian: buffer.loadUnaligned(fromByteOffset: offset + at, as: T.self))
-        }
-        let length = Int(load(4, UInt32.self))
-        guard load(8, UInt64.self) == logNumber, length <= LogFormat.maximumPayloadBytes,
-            length <= buffer.count - offset - LogFormat.recordHeaderBytes
+    /// The format version that an intact header of *any* version names; nil when the bytes are no header.
+    static func headerVersion(_ bytes: UnsafeRawBufferPointer) -> UInt32? {
+        guard bytes.count >= fileHeaderBytes, bytes.integer(at: 0, UInt64.self) == magic,
+            CRC32C.masked(CRC32C.checksum(UnsafeRawBufferPointer(rebasing: bytes[0..<24])))
+                == bytes.integer(at: 24, UInt32.self)
         else { return nil }
-        let covered = UnsafeRawBufferPointer(
-            rebasing: buffer[offset + 4..<offset + LogFormat.recordHeaderBytes + length])
-        guard CRC32C.masked(CRC32C.checksum(covered)) == load(0, UInt32.self) else { return nil }
-        let payload = UnsafeRawBufferPointer(rebasing: covered[(LogFormat.recordHeaderBytes - 4)...])
-        return (payload, load(16, UInt64.self))
+        return bytes.integer(at: 8, UInt32.self)
+    }
+}
+
+/// The header of one record, as `LogFormat` pictures it.
+struct LogRecordHeader {
+    var payloadChecksum: UInt32
+    var payloadCount: UInt32
+    var logNumber: UInt64
+    var safeEnd: UInt64
+
+    /// Writes the header of a record at `offset` of its file into the first 28 bytes of `target`.
+    func encode(into target: UnsafeMutableRawPointer, offset: UInt64) {
+        target.storeBytes(of: payloadChecksum.littleEndian, toByteOffset: 4, as: UInt32.self)
+        target.storeBytes(of: payloadCount.littleEndian, toByteOffset: 8, as: UInt32.self)
+        target.storeBytes(of: logNumber.littleEndian, toByteOffset: 12, as: UInt64.self)
+        target.storeBytes(of: safeEnd.littleEndian, toByteOffset: 20, as: UInt64.self)
+        let covered = UnsafeRawBufferPointer(start: target + 4, count: LogFormat.recordHeaderBytes - 4)
+        let checksum = LogRecordHeader.checksum(covered, offset: offset)
+        target.storeBytes(of: checksum.littleEndian, as: UInt32.self)
     }
 
-    /// The offset of a readable record of this log beyond a place where there is none, if it proves that the
-    /// place had been synced.
-    private static func laterRecord(
-        _ buffer: UnsafeRawBufferPointer, _ start: Int, _ logNumber: UInt64, mustBeSynced: Bool = true
-    ) -> Int? {
-        // Only places that hold this log's number are worth a checksum, so that this stays cheap.
-        var offset = start
-        while buffer.count - offset >= LogFormat.recordHeaderBytes {
-            if UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: offset + 8, as: UInt64.self)) == logNumber,
-                let found = record(buffer, offset, logNumber), !mustBeSynced || found.safeEnd > UInt64(start)
-            {
-                return offset
-            }
-            offset += 1
-        }
-        return nil
+    /// The header at `offset` of a file; nil when the bytes, which are not trusted, are not a header of this
+    /// log that was written there.
+    static func decode(_ bytes: UnsafeRawBufferPointer, logNumber: UInt64, offset: UInt64) -> LogRecordHeader? {
+        guard bytes.count >= LogFormat.recordHeaderBytes, bytes.integer(at: 12, UInt64.self) == logNumber,
+            bytes.integer(at: 8, UInt32.self) <= UInt32(LogFormat.maximumPayloadBytes),
+            checksum(UnsafeRawBufferPointer(rebasing: bytes[4..<LogFormat.recordHeaderBytes]), offset: offset)
+                == bytes.integer(at: 0, UInt32.self)
+        else { return nil }
+        return LogRecordHeader(
+            payloadChecksum: bytes.integer(at: 4, UInt32.self),
+            payloadCount: bytes.integer(at: 8, UInt32.self),
+            logNumber: logNumber,
+            safeEnd: bytes.integer(at: 20, UInt64.self)
+        )
+    }
+
+    /// Whether a header of the log may begin at `index`; at least 28 bytes follow.
+    @inline(__always)
+    static func mayBegin(_ bytes: UnsafeRawBufferPointer, at index: Int, logNumber: UInt64) -> Bool {
+        bytes.integer(at: index + 12, UInt64.self) == logNumber
+    }
+
+    private static func checksum(_ covered: UnsafeRawBufferPointer, offset: UInt64) -> UInt32 {
+        let sum = CRC32C.checksum(covered)
+        return CRC32C.masked(withUnsafeBytes(of: offset.littleEndian) { CRC32C.checksum($0, seed: sum) })
+    }
+}
+
+extension UnsafeRawBufferPointer {
+    /// The little-endian integer at an offset that the caller has checked.
+    @inline(__always)
+    fileprivate func integer<T: FixedWidthInteger>(at offset: Int, _ type: T.Type) -> T {
+        T(littleEndian: loadUnaligned(fromByteOffset: offset, as: T.self))
     }
 }

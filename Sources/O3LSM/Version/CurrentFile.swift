@@ -1,0 +1,43 @@
+/// The file `CURRENT`: names the manifest that counts. One line of text, replaced atomically:
+///
+/// ```
+/// O3CURRENT <format version> <manifest number> <masked CRC32C of what precedes it, the space included>\n
+/// ```
+/// All numbers are decimal without leading zeros.
+enum CurrentFile {
+    static let version: UInt32 = 1
+    private static let limitBytes = 256
+
+    static func write(manifest number: UInt64, _ layout: StoreLayout, _ storage: any Storage) throws(EngineError) {
+        try storage.replace(layout.current, in: layout.root, with: line(version, number))
+    }
+
+    /// The number of the manifest that counts.
+    ///
+    /// - Throws: `.corruption` for anything that `write` does not write, `.unsupportedFormat`.
+    static func read(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) -> UInt64 {
+        let bytes = try storage.contents(of: layout.current, limit: limitBytes)
+        let fields = bytes.split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false)
+            .map { String(decoding: $0, as: UTF8.self) }
+        guard fields.count == 4, let version = UInt32(fields[1]), let number = UInt64(fields[2]),
+            bytes == line(version, number)
+        else {
+            throw .corruption(
+                file: layout.current,
+                offset: 0,
+                expected: "the number of a manifest and its checksum",
+                found: "\(bytes.count) other bytes"
+            )
+        }
+        guard version == CurrentFile.version else {
+            throw .unsupportedFormat(file: layout.current, found: version, supported: CurrentFile.version)
+        }
+        return number
+    }
+
+    private static func line(_ version: UInt32, _ number: UInt64) -> [UInt8] {
+        let text = Array("O3CURRENT \(version) \(number) ".utf8)
+        let checksum = text.withUnsafeBytes { CRC32C.masked(CRC32C.checksum($0)) }
+        return text + Array("\(checksum)\n".utf8)
+    }
+}

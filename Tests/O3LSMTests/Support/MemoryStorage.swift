@@ -1,0 +1,347 @@
+import Glibc
+import Synchronization
+
+@testable import O3LSM
+
+/// A storage in memory that knows what of it would survive power loss. Thread-safe.
+///
+/// Bytes survive once their file was synced, names once their directory was synced; what was not may be there
+/// or not. `afterPowerLoss` makes a storage with one of the outcomes that are possible: for each file any of
+/// the sectors written since its last sync, for each directory a prefix of the changes since its last sync
+/// (file systems keep these in order). A file may be synced and its name still be lost.
+///
+///     storage.stop(after: 17)          // the 18th change from now and all later ones throw EIO
+final class MemoryStorage: Storage {
+    /// What becomes of the changes that were not synced.
+    enum Loss {
+        /// None of them survives.
+        case everything
+        /// All of them do: the process died, the machine did not.
+        case nothing
+        /// A random part of them.
+        case torn(UInt64)
+    }
+
+    fileprivate final class File {
+        var bytes: [UInt8] = []
+        /// What the last sync left on the medium.
+        var durable: [UInt8] = []
+
+        init(_ bytes: [UInt8] = []) {
+            self.bytes = bytes
+            durable = bytes
+        }
+    }
+
+    fileprivate enum Change {
+        case link(name: String, File)
+        case unlink(name: String)
+        case rename(from: String, to: String)
+
+        func apply(to entries: inout [String: File]) {
+            switch self {
+            case .link(let name, let file): entries[name] = file
+            case .unlink(let name): entries[name] = nil
+            case .rename(let source, let target):
+                entries[target] = entries[source]
+                entries[source] = nil
+            }
+        }
+    }
+
+    fileprivate struct Directory {
+        var entries: [String: File] = [:]
+        var durable: [String: File] = [:]
+        /// Since the last sync, in order.
+        var pending: [Change] = []
+
+        mutating func make(_ change: Change) {
+            change.apply(to: &entries)
+            pending.append(change)
+        }
+        mutating func sync() {
+            durable = entries
+            pending = []
+        }
+    }
+
+    fileprivate struct State {
+        var directories: [String: Directory] = [:]
+        var changes = 0
+        var changesLeft = Int.max
+        var locked: Set<String> = []
+    }
+    // Files are only touched while the lock is held.
+    private nonisolated(unsafe) var unguarded = State()
+    private let mutex = Mutex<Void>(())
+
+    init() {}
+
+    private func withState<Value>(
+        _ body: (inout State) throws(EngineError) -> Value
+    ) throws(EngineError) -> Value {
+        let outcome = mutex.withLock { _ -> sending Result<Unchecked<Value>, EngineError> in
+            do throws(EngineError) { return .success(Unchecked(value: try body(&unguarded))) } catch {
+                return .failure(error)
+            }
+        }
+        return try outcome.get().value
+    }
+    private struct Unchecked<Value>: @unchecked Sendable { var value: Value }
+
+    // MARK: Faults
+
+    /// Calls so far that change something (appends and syncs included).
+    var changes: Int { mutex.withLock { _ in unguarded.changes } }
+
+    /// Lets this many more changes through; later ones throw EIO and change nothing.
+    func stop(after count: Int) { mutex.withLock { _ in unguarded.changesLeft = count } }
+
+    /// What is there after power has come back. The original is not changed.
+    func afterPowerLoss(_ loss: Loss = .everything) -> MemoryStorage {
+        let result = MemoryStorage()
+        mutex.withLock { _ in
+            var generator = SeededRandom(0)
+            if case .torn(let seed) = loss { generator = SeededRandom(seed) }
+            var copies: [ObjectIdentifier: File] = [:]
+            for (path, directory) in unguarded.directories.sorted(by: { $0.key < $1.key }) {
+                var entries = directory.durable
+                switch loss {
+                case .everything: break
+                case .nothing: entries = directory.entries
+                case .torn:
+                    let kept = Int.random(in: 0...directory.pending.count, using: &generator)
+                    for change in directory.pending.prefix(kept) { change.apply(to: &entries) }
+                }
+                var survived = Directory()
+                for (name, file) in entries.sorted(by: { $0.key < $1.key }) {
+                    let copy = copies[ObjectIdentifier(file)] ?? file.surviving(loss, &generator)
+                    copies[ObjectIdentifier(file)] = copy
+                    survived.entries[name] = copy
+                }
+                survived.durable = survived.entries
+                result.unguarded.directories[path] = survived
+            }
+        }
+        return result
+    }
+
+    // MARK: Looking and damaging
+
+    /// The bytes of a file as a reader sees them; nil if there is none.
+    func bytes(of path: String) -> [UInt8]? {
+        try? withState { (state) throws(EngineError) in try state.file(path).bytes }
+    }
+
+    /// Puts a synced file there, or other bytes into the one that is.
+    func set(_ path: String, to bytes: [UInt8]) {
+        mutex.withLock { _ in
+            let (directory, name) = split(path)
+            let file = unguarded.directories[directory]?.entries[name] ?? File()
+            (file.bytes, file.durable) = (bytes, bytes)
+            unguarded.directories[directory, default: Directory()].entries[name] = file
+            unguarded.directories[directory]?.sync()
+        }
+    }
+
+    // MARK: Storage
+
+    func create(_ path: String) throws(EngineError) -> any WritableFile {
+        try withState { (state) throws(EngineError) in
+            try state.change("create", path)
+            let (directory, name) = split(path)
+            guard let entries = state.directories[directory]?.entries else { throw missing("create", path) }
+            if let file = entries[name] {
+                file.bytes = []
+                return MemoryStorageFile(path: path, file, self)
+            }
+            let file = File()
+            state.directories[directory]?.make(.link(name: name, file))
+            return MemoryStorageFile(path: path, file, self)
+        }
+    }
+
+    func reuse(_ path: String) throws(EngineError) -> any WritableFile {
+        try withState { (state) throws(EngineError) in MemoryStorageFile(path: path, try state.file(path), self) }
+    }
+
+    func openForReading(_ path: String) throws(EngineError) -> any ReadableFile {
+        try withState { (state) throws(EngineError) in MemoryStorageView(path: path, bytes: try state.file(path).bytes)
+        }
+    }
+
+    func rename(_ source: String, to destination: String) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change("rename", source)
+            _ = try state.file(source)
+            let (directory, from) = split(source)
+            let (other, to) = split(destination)
+            guard directory == other else { throw .io(operation: "rename", path: source, code: EXDEV) }
+            state.directories[directory]?.make(.rename(from: from, to: to))
+        }
+    }
+
+    func delete(_ path: String) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change("delete", path)
+            _ = try state.file(path)
+            let (directory, name) = split(path)
+            state.directories[directory]?.make(.unlink(name: name))
+        }
+    }
+
+    func list(_ directory: String) throws(EngineError) -> [String] {
+        try withState { (state) throws(EngineError) in
+            guard let entries = state.directories[directory]?.entries else { throw missing("list", directory) }
+            let below = state.directories.keys.filter { split($0).directory == directory }.map { split($0).name }
+            return (Array(entries.keys) + below).sorted()
+        }
+    }
+
+    /// Directories are durable at once: nothing here is about them.
+    func createDirectory(_ path: String) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change("create the directory", path)
+            if state.directories[path] == nil { state.directories[path] = Directory() }
+        }
+    }
+
+    func syncDirectory(_ path: String) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change("sync the directory", path)
+            guard state.directories[path] != nil else { throw missing("sync", path) }
+            state.directories[path]?.sync()
+        }
+    }
+
+    func exists(_ path: String) -> Bool {
+        mutex.withLock { _ in
+            unguarded.directories[path] != nil || (try? unguarded.file(path)) != nil
+        }
+    }
+
+    func fileSize(_ path: String) throws(EngineError) -> UInt64 {
+        try withState { (state) throws(EngineError) in UInt64(try state.file(path).bytes.count) }
+    }
+
+    func lock(_ path: String) throws(EngineError) -> any FileLock {
+        try withState { (state) throws(EngineError) in
+            guard state.locked.insert(path).inserted else { throw .storeInUse(path: path, owner: "this process") }
+        }
+        return MemoryStorageLock { [weak self] in
+            self?.mutex.withLock { _ in _ = self?.unguarded.locked.remove(path) }
+        }
+    }
+
+    func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) { (1 << 40, 1 << 40) }
+
+    /// Runs `body` as one change of `file`, or throws when that is due.
+    fileprivate func change(
+        _ operation: String,
+        _ path: String,
+        _ body: () -> Void
+    ) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change(operation, path)
+            body()
+        }
+    }
+}
+
+extension MemoryStorage.File {
+    /// The file as the medium has it after power loss.
+    fileprivate func surviving(_ loss: MemoryStorage.Loss, _ generator: inout SeededRandom) -> MemoryStorage.File {
+        switch loss {
+        case .everything: return MemoryStorage.File(durable)
+        case .nothing: return MemoryStorage.File(bytes)
+        case .torn: break
+        }
+        guard bytes != durable else { return MemoryStorage.File(durable) }
+        let (shorter, longer) = (min(bytes.count, durable.count), max(bytes.count, durable.count))
+        var result = [UInt8](repeating: 0, count: Int.random(in: shorter...longer, using: &generator))
+        // Small enough that headers tear too, which no real sector does.
+        let sector = [16, 64, 512, 4096].randomElement(using: &generator) ?? 512
+        var start = 0
+        while start < result.count {
+            let source = Bool.random(using: &generator) ? bytes : durable
+            for index in start..<min(start + sector, result.count) where index < source.count {
+                result[index] = source[index]
+            }
+            start += sector
+        }
+        return MemoryStorage.File(result)
+    }
+}
+
+extension MemoryStorage.State {
+    fileprivate func file(_ path: String) throws(EngineError) -> MemoryStorage.File {
+        let (directory, name) = split(path)
+        guard let file = directories[directory]?.entries[name] else { throw missing("open", path) }
+        return file
+    }
+
+    fileprivate mutating func change(_ operation: String, _ path: String) throws(EngineError) {
+        guard changesLeft > 0 else { throw .io(operation: operation, path: path, code: EIO) }
+        changesLeft -= 1
+        changes += 1
+    }
+}
+
+private final class MemoryStorageFile: WritableFile {
+    let path: String
+    private(set) var size: UInt64 = 0
+    private let file: MemoryStorage.File
+    private let storage: MemoryStorage
+
+    init(path: String, _ file: MemoryStorage.File, _ storage: MemoryStorage) {
+        self.path = path
+        self.file = file
+        self.storage = storage
+    }
+
+    func append(_ bytes: UnsafeRawBufferPointer) throws(EngineError) {
+        try storage.change("write", path) {
+            let start = Int(size)
+            if file.bytes.count < start { file.bytes += [UInt8](repeating: 0, count: start - file.bytes.count) }
+            file.bytes.replaceSubrange(start..<min(start + bytes.count, file.bytes.count), with: bytes)
+        }
+        size += UInt64(bytes.count)
+    }
+    func flush() throws(EngineError) {}
+    func sync() throws(EngineError) { try storage.change("sync", path) { file.durable = file.bytes } }
+    func close() throws(EngineError) {}
+}
+
+private final class MemoryStorageView: ReadableFile {
+    let path: String
+    private let bytes: [UInt8]
+    var size: UInt64 { UInt64(bytes.count) }
+
+    init(path: String, bytes: [UInt8]) {
+        self.path = path
+        self.bytes = bytes
+    }
+
+    func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) -> Int {
+        guard offset < size else { return 0 }
+        let part = bytes[Int(offset)..<min(bytes.count, Int(offset) + buffer.count)]
+        buffer.copyBytes(from: part)
+        return part.count
+    }
+    func prefetch(at offset: UInt64, length: Int) {}
+}
+
+private final class MemoryStorageLock: FileLock {
+    private let release: @Sendable () -> Void
+    init(_ release: @escaping @Sendable () -> Void) { self.release = release }
+    deinit { release() }
+}
+
+private func split(_ path: String) -> (directory: String, name: String) {
+    guard let slash = path.lastIndex(of: "/") else { return (".", path) }
+    return (String(path[..<slash]), String(path[path.index(after: slash)...]))
+}
+
+private func missing(_ operation: String, _ path: String) -> EngineError {
+    .io(operation: operation, path: path, code: ENOENT)
+}
