@@ -28,9 +28,15 @@ final class FileMetadata: Sendable {
     private let reclaim: Mutex<(@Sendable (UInt64) -> Void)?> = Mutex(nil)
 
     init(
-        number: UInt64, size: UInt64, smallest: InternalKey, largest: InternalKey,
-        smallestSequence: SequenceNumber, largestSequence: SequenceNumber,
-        entryCount: UInt64, deletionCount: UInt64, rangeTombstoneCount: UInt64
+        number: UInt64,
+        size: UInt64,
+        smallest: InternalKey,
+        largest: InternalKey,
+        smallestSequence: SequenceNumber,
+        largestSequence: SequenceNumber,
+        entryCount: UInt64,
+        deletionCount: UInt64,
+        rangeTombstoneCount: UInt64
     ) {
         self.number = number
         self.size = size
