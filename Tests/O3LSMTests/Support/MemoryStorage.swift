@@ -16,7 +16,7 @@ final class MemoryStorage: Storage {
     enum Loss {
         /// None of them survives.
         case everything
-        /// All of them do: the process died, the machine did not.
+        /// All of them do, and are still not synced: the process died, the machine did not.
         case nothing
         /// A random part of them.
         case torn(UInt64)
@@ -104,22 +104,36 @@ final class MemoryStorage: Storage {
             var generator = SeededRandom(0)
             if case .torn(let seed) = loss { generator = SeededRandom(seed) }
             var copies: [ObjectIdentifier: File] = [:]
+            func copy(_ file: File) -> File {
+                if let known = copies[ObjectIdentifier(file)] { return known }
+                let made = file.surviving(loss, &generator)
+                copies[ObjectIdentifier(file)] = made
+                return made
+            }
             for (path, directory) in unguarded.directories.sorted(by: { $0.key < $1.key }) {
-                var entries = directory.durable
+                var survived = Directory()
+                var kept: [Change] = []
                 switch loss {
                 case .everything: break
-                case .nothing: entries = directory.entries
+                case .nothing: kept = directory.pending
                 case .torn:
-                    let kept = Int.random(in: 0...directory.pending.count, using: &generator)
-                    for change in directory.pending.prefix(kept) { change.apply(to: &entries) }
+                    kept = Array(
+                        directory.pending.prefix(Int.random(in: 0...directory.pending.count, using: &generator))
+                    )
                 }
-                var survived = Directory()
-                for (name, file) in entries.sorted(by: { $0.key < $1.key }) {
-                    let copy = copies[ObjectIdentifier(file)] ?? file.surviving(loss, &generator)
-                    copies[ObjectIdentifier(file)] = copy
-                    survived.entries[name] = copy
+                for (name, file) in directory.durable.sorted(by: { $0.key < $1.key }) {
+                    survived.entries[name] = copy(file)
                 }
                 survived.durable = survived.entries
+                for change in kept {
+                    if case .link(let name, let file) = change {
+                        survived.make(.link(name: name, copy(file)))
+                    } else {
+                        survived.make(change)
+                    }
+                }
+                // After power loss the medium is all there is.
+                if case .torn = loss { survived.sync() }
                 result.unguarded.directories[path] = survived
             }
         }
@@ -253,7 +267,10 @@ extension MemoryStorage.File {
     fileprivate func surviving(_ loss: MemoryStorage.Loss, _ generator: inout SeededRandom) -> MemoryStorage.File {
         switch loss {
         case .everything: return MemoryStorage.File(durable)
-        case .nothing: return MemoryStorage.File(bytes)
+        case .nothing:
+            let copy = MemoryStorage.File(bytes)
+            copy.durable = durable
+            return copy
         case .torn: break
         }
         guard bytes != durable else { return MemoryStorage.File(durable) }
