@@ -55,6 +55,8 @@ final class EngineCore: @unchecked Sendable {
     func close() throws(EngineError) {
         defer { stopThreads() }
         if options.readOnly { return }
+        // A write that has its place by now is covered by the flush; any other is refused.
+        writes.close()
         try flush()
         executor.stop()
         control.stop()

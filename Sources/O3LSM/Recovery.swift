@@ -84,7 +84,11 @@ extension EngineCore {
         }
         if needsReplay {
             recovery.replayedEntries = try replay(files, layout, storage, writes, log, from: versions.flushedSequence)
+        } else {
+            // All that the old logs hold is in the region, or in tables.
+            files.setRecoveredLastSequences(nextSequence - 1)
         }
+        region.markReady()
         recovery.seconds = Double(monotonicNanoseconds() - start) / 1e9
         return EngineCore(
             layout: layout, storage: storage, options: options, region: region, allocator: allocator,
@@ -212,8 +216,9 @@ extension EngineCore {
             try LogReader.forEach(storage: storage, path: path, logNumber: number, kind: .writeAhead) {
                 payload, offset throws(EngineError) in
                 batch.clear()
+                FaultPoint.midReplay.hit()
                 last = try LogRecordReader.forEach(payload, file: path, offset: offset) {
-                    sequence, kind, _, key, value throws(EngineError) in
+                    sequence, kind, isLast, key, value throws(EngineError) in
                     guard sequence >= expected else { return }
                     guard sequence == expected else {
                         throw .corruption(
@@ -225,11 +230,16 @@ extension EngineCore {
                     case .rangeDelete: batch.deleteRange(key, value)
                     }
                     expected += 1
+                    // Batch by batch: several of them together may be larger than one may be.
+                    if isLast {
+                        replayed += UInt64(batch.count)
+                        log.markDurable(through: try writes.write(batch))
+                        batch.clear()
+                    }
                 }
-                if !batch.isEmpty {
-                    replayed += UInt64(batch.count)
-                    let written = try writes.write(batch)
-                    log.markDurable(through: written)
+                guard batch.isEmpty else {
+                    throw .corruption(
+                        file: path, offset: offset, expected: "whole batches in a record", found: "half of one")
                 }
             }
             files.setRecoveredLastSequence(number, last)

@@ -176,7 +176,12 @@ final class Region: @unchecked Sendable {
         for (index, byte) in bootID.utf8.prefix(39).enumerated() {
             base.storeBytes(of: byte, toByteOffset: Header.bootID + index, as: UInt8.self)
         }
-        sharedWord32(base + Header.ready).pointee.store(1, ordering: .releasing)
+    }
+
+    /// From here on the region holds all that its store's log holds beyond its tables: before that, an owner
+    /// that finds it must not take it for the state of the store.
+    func markReady() {
+        sharedWord32(base + RegionLayout.Header.ready).pointee.store(1, ordering: .releasing)
     }
 
     private func reasonToDistrust(storeID: [UInt8], bootID: String) -> String? {

@@ -27,7 +27,7 @@ enum RegionLayout {
         static let generation = 24  // u64: how often the region has been attached by an owner
         static let storeID = 32  // 16 bytes
         static let bootID = 48  // 40 bytes of text, zero-padded
-        static let ready = 88  // u32: 1 once the region is completely initialised
+        static let ready = 88  // u32: 1 once the region is initialised and the log is read into it
         static let visibleSequence = 128  // u64, a cache line of its own
         static let nextMemtableID = 192  // u64
     }

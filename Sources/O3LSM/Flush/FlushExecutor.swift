@@ -53,6 +53,7 @@ struct FlushExecutor: Sendable {
                 throw shard.corruption(at: iterator.entryOffset, "an entry with an intact checksum", "other bytes")
             }
             read += 1
+            FaultPoint.midFlush.hit()
             let key = entry.key
             let stratum = strata.stratum(of: entry.sequence)
             let isHidden = previousStratum == stratum && compareKeys(previousKey, key) == 0

@@ -71,7 +71,8 @@ final class FlushScheduler {
         var shards: [ShardJob] = []
         for (position, shard) in map.shards.enumerated() {
             let upper = map.upperBound(position)
-            let points = shard.entryCount - shard.tombstoneCount
+            // Counts in DM may be damaged: then the flush finds another number and is refused.
+            let points = shard.entryCount &- shard.tombstoneCount
             // A tombstone that begins in one shard may reach over others: they get their piece of it.
             guard points > 0 || !memtable.tombstones.tombstones(from: shard.lowerBound, to: upper).isEmpty else {
                 continue
@@ -190,7 +191,9 @@ final class FlushScheduler {
         var edit = VersionEdit()
         edit.addedFiles = plan.shards.compactMap { job in job.file.map { (level: 0, file: $0) } }
         edit.flushedSequence = plan.memtable.lastSequence
+        FaultPoint.beforeCommit.hit()
         try context.versions.logAndApply(edit)
+        FaultPoint.afterCommit.hit()
         let version = context.versions.current
         context.holder.update { state in
             ReadState(memtables: state.memtables.filter { $0 !== plan.memtable }, version: version)

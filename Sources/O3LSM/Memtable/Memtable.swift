@@ -166,11 +166,14 @@ final class Memtable: @unchecked Sendable {
 
     /// Bytes reserved for entries.
     var reservedBytes: Int { storedBytes.load(ordering: .relaxed) }
-    var entryCount: UInt64 { map.shards.reduce(0) { $0 + $1.entryCount } }
+    var entryCount: UInt64 { map.shards.reduce(0) { $0 &+ $1.entryCount } }
     /// Slabs held, filter included.
     var slabCount: Int { map.shards.reduce(filter.slabs) { $0 + $1.slabCount.load(ordering: .relaxed) } }
 
     // MARK: Reservation (under the write path's lock)
+
+    /// Whether a shard's slab table has little room left: the memtable must be sealed, however much it holds.
+    private(set) var isExhausted = false
 
     /// Room for one entry in a shard of the current map.
     ///
@@ -178,6 +181,8 @@ final class Memtable: @unchecked Sendable {
     func reserve(_ shard: Shard, _ bytes: Int, _ sequence: SequenceNumber) -> UInt32 {
         let wasEmpty = shard.slabs.isEmpty
         let offset = shard.reserve(bytes, sequence: sequence, allocator: allocator)
+        if shard.isNearlyFull { isExhausted = true }
+        guard offset != 0 else { return 0 }
         if wasEmpty, let root = shard.slabs.first { directory.setRootSlab(slot, shard: shard.index, slab: root) }
         storedBytes.wrappingAdd(bytes, ordering: .relaxed)
         return offset
@@ -215,6 +220,9 @@ final class Memtable: @unchecked Sendable {
         }
         return false
     }
+
+    /// Takes back room that was reserved for an entry that will not be written.
+    func cancel(_ shard: Shard, _ offset: UInt32) { shard.cancel(offset) }
 
     // MARK: Reading
 

@@ -95,6 +95,16 @@ final class Shard: @unchecked Sendable {
         return UInt32(truncatingIfNeeded: offset)
     }
 
+    /// Takes back the room of an entry that will not be written, as recovery would: scans pass over it.
+    func cancel(_ offset: UInt32) {
+        let entry = address(Int(offset))
+        entry.storeBytes(of: Entry.deadKind, toByteOffset: Entry.kind, as: UInt8.self)
+        // Its sequence goes to another entry, and a scan may be looking at this one.
+        entry.storeBytes(of: 0, toByteOffset: Entry.sequence, as: UInt64.self)
+        let count = sharedWord64(root + Root.entryCount)
+        count.pointee.store(count.pointee.load(ordering: .relaxed) - 1, ordering: .relaxed)
+    }
+
     private func appendSlab(_ allocator: SlabAllocator) -> Bool {
         guard slabs.count < Root.maximumSlabs, let slab = allocator.allocate(), let base = region.slab(slab) else {
             return false
@@ -151,7 +161,7 @@ final class Shard: @unchecked Sendable {
     func entry(_ offset: UInt32) -> EntryView? {
         let slab = Int(offset >> RegionLayout.slabShift)
         let inSlab = Int(offset) & (RegionLayout.slabBytes - 1)
-        if slab < slabCount.load(ordering: .relaxed), inSlab <= RegionLayout.slabBytes - Entry.links {
+        if slab < slabCount.load(ordering: .relaxed), inSlab <= RegionLayout.slabBytes - Entry.links, inSlab & 7 == 0 {
             let view = EntryView(pointer: bases[slab] + inSlab)
             if view.headerAndKeyBytes <= RegionLayout.slabBytes - inSlab { return view }
         }
@@ -201,7 +211,14 @@ final class Shard: @unchecked Sendable {
         guard count >= 1, count <= Root.maximumSlabs else {
             throw corruption(at: UInt32(Root.slabCount), "1 to \(Root.maximumSlabs) slabs", "\(count)")
         }
-        for position in 0..<count {
+        let stored = sharedWord64(base + Root.used).pointee.load(ordering: .acquiring)
+        guard stored >= UInt64(Root.firstEntry), stored <= UInt64(count * RegionLayout.slabBytes), stored % 8 == 0
+        else { throw corruption(at: UInt32(Root.used), "an end within \(count) slabs", "\(stored)") }
+        let end = Int(stored)
+        // The last slab of the table may have been appended by a writer that died before using it. It is
+        // given back: the next entry must not begin in the slab before it and end in it.
+        let needed = (end + RegionLayout.slabBytes - 1) / RegionLayout.slabBytes
+        for position in 0..<needed {
             let slab = base.load(fromByteOffset: Root.slabTable + 4 * position, as: UInt32.self)
             guard let address = region.slab(slab), position == 0 ? slab == rootSlab : claim(slab) else {
                 throw corruption(at: UInt32(Root.slabTable + 4 * position), "a slab of its own", "slab \(slab)")
@@ -209,12 +226,8 @@ final class Shard: @unchecked Sendable {
             bases[position] = address
             slabs.append(slab)
         }
-        slabCount.store(count, ordering: .releasing)
-        let end = used
-        // The last slab of the table may have been appended by a writer that died before using it.
-        guard end >= Root.firstEntry, end <= count * RegionLayout.slabBytes, end % 8 == 0 else {
-            throw corruption(at: UInt32(Root.used), "an end within \(count) slabs", "\(end)")
-        }
+        sharedWord32(base + Root.slabCount).pointee.store(UInt32(needed), ordering: .releasing)
+        slabCount.store(needed, ordering: .releasing)
         nextOffset = end
         reservedBytes = end - Root.firstEntry
     }

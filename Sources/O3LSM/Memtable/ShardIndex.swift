@@ -22,6 +22,12 @@ struct Splice: ~Copyable {
 /// level 0, and linked upwards from there: a process that dies in between leaves a list that is whole,
 /// with one node lower than it was meant to be.
 extension Shard {
+    /// No arena holds more entries: a walk that takes more steps goes round in circles.
+    static let maximumSteps = Root.maximumSlabs * RegionLayout.slabBytes / Entry.links
+
+    /// Marks the shard corrupt: its links lead round in circles.
+    private func markCircular() { corruptOffset.store(1, ordering: .relaxed) }
+
     /// The link word of a node (0: the head) on a level; nil for a node that cannot have one.
     @inline(__always)
     private func link(_ node: UInt32, _ level: Int) -> UnsafeMutablePointer<Atomic<UInt32>>? {
@@ -55,7 +61,13 @@ extension Shard {
         var level = maximumHeight - 1
         // On the way down the same successor is often met again: its order is known.
         var knownAfter: UInt32 = 0
+        var steps = 0
         while true {
+            steps += 1
+            if steps > Shard.maximumSteps {
+                markCircular()
+                return 0
+            }
             let next = successor(node, level)
             if next != 0, next != knownAfter, let view = entry(next),
                 compareInternal(view.key, view.trailer, key, trailer) < 0
@@ -74,7 +86,13 @@ extension Shard {
         guard !isEmpty else { return 0 }
         var node: UInt32 = 0
         var level = maximumHeight - 1
+        var steps = 0
         while true {
+            steps += 1
+            if steps > Shard.maximumSteps {
+                markCircular()
+                return 0
+            }
             let next = successor(node, level)
             if next != 0, let view = entry(next), compareInternal(view.key, view.trailer, key, trailer) < 0 {
                 node = next
@@ -90,7 +108,13 @@ extension Shard {
         guard !isEmpty else { return 0 }
         var node: UInt32 = 0
         var level = maximumHeight - 1
+        var steps = 0
         while true {
+            steps += 1
+            if steps > Shard.maximumSteps {
+                markCircular()
+                return 0
+            }
             let next = successor(node, level)
             if next != 0 {
                 node = next
@@ -120,6 +144,7 @@ extension Shard {
                 advance(&splice, level, from: splice.before[level], key, trailer)
             }
             splice.before[level] = offset
+            FaultPoint.betweenLinks.hit()
         }
     }
 

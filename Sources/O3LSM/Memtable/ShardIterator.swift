@@ -27,7 +27,15 @@ final class ShardIterator: InternalIterator {
     override func seekBefore(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
         try move(to: shard.findBefore(userKey, trailer))
     }
-    override func next() throws(EngineError) { try move(to: shard.successor(node, 0)) }
+    override func next() throws(EngineError) {
+        guard let previous = view else { return }
+        try move(to: shard.successor(node, 0))
+        // Damaged links must not lead a scan, or a flush, round in circles.
+        if let view, compareInternal(previous.key, previous.trailer, view.key, view.trailer) >= 0 {
+            self.view = nil
+            throw shard.corruption(at: node, "an entry after the one before it", "one that is not")
+        }
+    }
     override func previous() throws(EngineError) {
         guard let view else { return }
         try move(to: shard.findBefore(view.key, view.trailer))

@@ -33,8 +33,9 @@ extension Shard {
         }
         guard !isEmpty else { return findings }
         if !dead.isEmpty {
-            unlinkEntries(beyond: visible)
+            try unlinkEntries(beyond: visible)
             for offset in dead {
+                FaultPoint.midTrim.hit()
                 address(Int(offset)).storeBytes(
                     of: Entry.deadKind, toByteOffset: Entry.kind, as: UInt8.self)
             }
@@ -64,13 +65,23 @@ extension Shard {
 
     /// Takes the nodes beyond a sequence out of the index, upper levels first, so that the list is whole at
     /// every moment.
-    private func unlinkEntries(beyond visible: SequenceNumber) {
+    ///
+    /// - Throws: `.corruption` when the links lead round in circles.
+    private func unlinkEntries(beyond visible: SequenceNumber) throws(EngineError) {
+        var steps = 0
         for level in (0..<Entry.maximumHeight).reversed() {
             var before: UInt32 = 0
             while true {
                 var next = successor(before, level)
                 let first = next
-                while next != 0, let entry = entry(next), entry.sequence > visible { next = successor(next, level) }
+                while next != 0, let entry = entry(next), entry.sequence > visible, steps <= Shard.maximumSteps {
+                    next = successor(next, level)
+                    steps += 1
+                }
+                steps += 1
+                guard steps <= Shard.maximumSteps else {
+                    throw corruption(at: before, "links in the order of keys", "links that lead back")
+                }
                 if next != first { setSuccessor(before, level, next) }
                 if next == 0 { break }
                 before = next

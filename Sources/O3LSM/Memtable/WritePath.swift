@@ -21,6 +21,8 @@ final class WritePath: @unchecked Sendable {
         var active: Memtable
         var nextSequence: SequenceNumber
         var random: UInt64
+        /// No batch is taken any more.
+        var isClosed = false
     }
     private let lock: Mutex<Locked>
     /// One thread at a time switches memtables.
@@ -63,10 +65,12 @@ final class WritePath: @unchecked Sendable {
         if hasFailure.load(ordering: .relaxed) { try checkFailure(batch, bytes) }
         if stop.load(ordering: .relaxed) != 0 { try waitWhileStopped() }
 
-        var reserved = reserve(batch, bytes)
+        let room = bytes + batch.count * WritePath.entryOverheadBytes
+        try checkFits(room, batch.count)
+        var reserved = reserve(batch, room)
         while reserved == nil {
-            try makeRoom(for: bytes, batch.count)
-            reserved = reserve(batch, bytes)
+            try makeRoom(for: room, batch.count)
+            reserved = reserve(batch, room)
         }
         guard let (memtable, first) = reserved else { throw .closed }
         fill(batch, memtable, first)
@@ -76,6 +80,20 @@ final class WritePath: @unchecked Sendable {
         bytesWritten.wrappingAdd(UInt64(bytes), ordering: .relaxed)
         batchesWritten.wrappingAdd(1, ordering: .relaxed)
         return last
+    }
+
+    /// What an entry takes beside its key and value: its header, links on three levels (more are rare, and made
+    /// up for by the many that have one), alignment.
+    private static let entryOverheadBytes = RegionLayout.Entry.links + 12 + 7
+
+    /// A batch that the empty region could not hold would wait for ever.
+    private func checkFits(_ bytes: Int, _ count: Int) throws(EngineError) {
+        let filters = 2 * MemtableFilter.slabCount(memtableSize: options.memtableSize)
+        guard slabsNeeded(bytes, count, shards: RegionLayout.MemtableSlot.maximumShards) > allocator.slabCount - filters,
+            slabsNeeded(bytes, count, shards: options.shards) > allocator.slabCount - filters
+        else { return }
+        throw .invalidArgument(
+            "a batch of \(bytes) bytes is too large for disaggregated memory of \(region.size) bytes")
     }
 
     private func validate(_ batch: WriteBatch) throws(EngineError) -> Int {
@@ -104,7 +122,8 @@ final class WritePath: @unchecked Sendable {
         return lock.withLock { locked -> (Memtable, SequenceNumber)? in
             let memtable = locked.active
             let stored = memtable.reservedBytes
-            guard stored == 0 || stored + bytes <= options.memtableSize, hasSlabs(for: bytes, batch.count, memtable)
+            guard !locked.isClosed, stored == 0 || stored + bytes <= options.memtableSize, !memtable.isExhausted,
+                hasSlabs(for: bytes, batch.count, memtable)
             else {
                 return nil
             }
@@ -130,8 +149,15 @@ final class WritePath: @unchecked Sendable {
                 let shard = map.references[position]
                 let size = Shard.allocationBytes(height: height, key: operation.keyCount, value: operation.valueCount)
                 let offset = memtable.reserve(shard._withUnsafeGuaranteedRef { $0 }, size, sequence)
-                // `hasSlabs` has made sure of the room; a shard's slab table is watched below.
-                guard offset != 0 else { return nil }
+                // `hasSlabs` has looked for the room, but a memtable that is being made may have taken it since.
+                guard offset != 0 else {
+                    for placement in batch.placements {
+                        placement.shard._withUnsafeGuaranteedRef { memtable.cancel($0, placement.offset) }
+                    }
+                    batch.placements.removeAll(keepingCapacity: true)
+                    return nil
+                }
+                FaultPoint.midReserve.hit()
                 batch.placements.append(
                     WriteBatch.Placement(shard: shard, offset: offset, height: UInt8(height)))
                 sequence += 1
@@ -145,8 +171,11 @@ final class WritePath: @unchecked Sendable {
     /// Whether the region surely has the slabs a batch may need: half of a slab may stay unused when its
     /// next entry is large, and each entry may be the first of its shard.
     private func hasSlabs(for bytes: Int, _ count: Int, _ memtable: Memtable) -> Bool {
-        let bySize = bytes * 2 / RegionLayout.slabBytes + 1
-        return allocator.available >= bySize + min(count, memtable.map.shards.count + 1)
+        allocator.available >= slabsNeeded(bytes, count, shards: memtable.map.shards.count)
+    }
+
+    private func slabsNeeded(_ bytes: Int, _ count: Int, shards: Int) -> Int {
+        bytes * 2 / RegionLayout.slabBytes + 1 + min(count, shards + 1)
     }
 
     private func fill(_ batch: WriteBatch, _ memtable: Memtable, _ first: SequenceNumber) {
@@ -168,6 +197,7 @@ final class WritePath: @unchecked Sendable {
                     shard.countTombstone()
                 } else {
                     memtable.filter.add(hashKey(key))
+                    FaultPoint.midInsert.hit()
                     shard.insert(placement.offset, splice: &batch.splice)
                 }
             }
@@ -183,6 +213,7 @@ final class WritePath: @unchecked Sendable {
             spins += 1
             if spins < 64 { o3_cpu_relax() } else { sched_yield() }
         }
+        FaultPoint.beforePublish.hit()
         region.visibleSequence = last
     }
 
@@ -196,6 +227,7 @@ final class WritePath: @unchecked Sendable {
         defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
         while true {
             let ticket = roomWord.load(ordering: .acquiring)
+            if lock.withLock({ $0.isClosed }) { throw .closed }
             if try trySwitch(needing: bytes, count) { return }
             if hasFailure.load(ordering: .relaxed) { try throwFailure() }
             waited = true
@@ -209,7 +241,7 @@ final class WritePath: @unchecked Sendable {
         let done = switchLock.withLock { _ -> Bool in
             let (active, stored) = lock.withLock { ($0.active, $0.active.reservedBytes) }
             let hasSlabs = self.hasSlabs(for: bytes, count, active)
-            if hasSlabs, stored == 0 || stored + bytes <= options.memtableSize { return true }
+            if hasSlabs, !active.isExhausted, stored == 0 || stored + bytes <= options.memtableSize { return true }
             // A region that is full for now is no reason to seal a memtable that has room: flushes of
             // the older ones make place. Only when there are none must this one go.
             if !hasSlabs, stored < options.memtableSize / 2, holder.current.memtables.count > 1 { return false }
@@ -230,6 +262,7 @@ final class WritePath: @unchecked Sendable {
         else { return false }
         lock.withLock { locked in
             active.seal(lastSequence: locked.nextSequence - 1)
+            FaultPoint.midSeal.hit()
             fresh.activate(firstSequence: locked.nextSequence)
             holder.update { ReadState(memtables: [fresh] + $0.memtables, version: $0.version) }
             locked.active = fresh
@@ -260,6 +293,10 @@ final class WritePath: @unchecked Sendable {
             waitForRoom(ticket)
         }
     }
+
+    /// Takes no batch from here on; those that have their place are finished by their writers, and a `seal`
+    /// after this covers them.
+    func close() { lock.withLock { $0.isClosed = true } }
 
     var active: Memtable { lock.withLock { $0.active } }
 

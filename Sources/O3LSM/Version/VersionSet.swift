@@ -195,6 +195,7 @@ final class VersionSet: Sendable {
         do throws(EngineError) {
             if let manifest = committer.manifest, manifest.size < committer.limitBytes {
                 try append(edit, to: manifest)
+                FaultPoint.beforeManifestSync.hit()
                 try manifest.sync()
             } else {
                 try beginManifest(with: next, &committer)

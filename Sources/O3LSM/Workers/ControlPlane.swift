@@ -36,6 +36,8 @@ final class ControlPlane: @unchecked Sendable {
     private var thread: BackgroundThread?
     private var logThread: BackgroundThread?
     private let logBell = Atomic<UInt32>(0)
+    /// Why the log thread could not keep the commit interval; nil once it has caught up.
+    private let logFailure = Mutex<EngineError?>(nil)
 
     /// How long the thread sleeps when nothing rings, in milliseconds.
     private static let idleMilliseconds = 200
@@ -153,6 +155,8 @@ final class ControlPlane: @unchecked Sendable {
             writes.setFailure(space)
         } else if let flush {
             writes.setFailure(flush)
+        } else if let failure = logFailure.withLock({ $0 }) {
+            writes.setFailure(failure)
         } else if writes.currentFailure != nil, flushes.isIdle || progressed {
             if case .readOnly = writes.currentFailure { return }
             writes.setFailure(nil)
@@ -219,10 +223,10 @@ final class ControlPlane: @unchecked Sendable {
         for (completion, error) in finished { completion.finish(error) }
     }
 
-    /// What the manifest could not record must not be written over: the store goes read-only.
+    /// What the manifest could not record is tried again as long as storage may mend; damage is for good.
     private func stopWriting(_ error: EngineError) {
         if case .readOnly = writes.currentFailure { return }
-        writes.setFailure(.readOnly(reason: error.description))
+        if case .io = error { writes.setFailure(error) } else { writes.setFailure(.readOnly(reason: error.description)) }
         answerWaiters(error)
     }
 
@@ -243,10 +247,14 @@ final class ControlPlane: @unchecked Sendable {
             let isOverdue = beforeThat > durable
             let isWaiting = previous > durable && previous >= context.holder.current.memtables[0].firstSequence
             if isOverdue || isWaiting {
-                do throws(EngineError) { try log.sync() } catch {
-                    // A log that cannot be written breaks the promise of the commit interval: say so to writers.
-                    writes.setFailure(.readOnly(reason: "the write-ahead log failed: \(error.description)"))
-                    return
+                do throws(EngineError) {
+                    try log.sync()
+                    if logFailure.withLock({ $0.take() }) != nil { context.jobs.ringFinished() }
+                } catch {
+                    // A log that cannot be written breaks the promise of the commit interval: say so to writers,
+                    // for as long as it is so.
+                    logFailure.withLock { $0 = error }
+                    context.jobs.ringFinished()
                 }
             }
             beforeThat = previous

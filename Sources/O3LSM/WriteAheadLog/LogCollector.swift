@@ -33,6 +33,13 @@ struct LogCollector {
         memtable = nil
     }
 
+    /// Goes back to hand out again what lies after `sequence`, which must still be in DM.
+    mutating func rewind(to sequence: SequenceNumber) {
+        position = sequence
+        memtable = nil
+        cursors = []
+    }
+
     /// Appends whole batches to `record` until it holds at least `targetBytes` or everything up to `end` is
     /// in it.
     ///
@@ -52,6 +59,11 @@ struct LogCollector {
                 throw .corruption(
                     file: "DM region \(region.name), memtable \(memtable.id)", offset: 0,
                     expected: "an entry with sequence \(next)", found: "none")
+            }
+            guard entry.isIntact(room: Int(entry.allocation)) else {
+                throw .corruption(
+                    file: "DM region \(region.name), memtable \(memtable.id)", offset: 0,
+                    expected: "an entry with sequence \(next) and an intact checksum", found: "other bytes")
             }
             record.append(entry)
             appended = true

@@ -21,7 +21,6 @@ final class WriteAheadLog: @unchecked Sendable {
     private let leader: Mutex<Leader>
     /// Everything up to this sequence survives power loss.
     private let durable: Atomic<UInt64>
-    private let failure = Mutex<EngineError?>(nil)
 
     private let bytesWritten = Atomic<UInt64>(0)
     private let syncs = Atomic<UInt64>(0)
@@ -45,8 +44,8 @@ final class WriteAheadLog: @unchecked Sendable {
 
     /// Returns when everything that is visible now survives power loss.
     ///
-    /// - Throws: the error of the log; once it has failed, it stays failed, because what the kernel has
-    ///   dropped after a failed sync cannot be known.
+    /// - Throws: the error of the log. What the kernel has dropped after a failed sync cannot be known, so the
+    ///   next call begins a new file and writes into it, from DM, all that is not durable.
     func sync() throws(EngineError) {
         requests.wrappingAdd(1, ordering: .relaxed)
         let wanted = region.visibleSequence
@@ -80,7 +79,6 @@ final class WriteAheadLog: @unchecked Sendable {
     }
 
     private func bringUpToDate(_ wanted: SequenceNumber) throws(EngineError) {
-        if let error = failure.withLock({ $0 }) { throw error }
         let outcome = leader.withLock { leader -> Result<Void, EngineError> in
             // Whoever led while this thread waited may have done its work.
             if durable.load(ordering: .acquiring) >= wanted { return .success(()) }
@@ -88,7 +86,9 @@ final class WriteAheadLog: @unchecked Sendable {
                 try write(&leader)
                 return .success(())
             } catch {
-                failure.withLock { $0 = error }
+                let durable = durableSequence
+                files.abandonCurrent()
+                leader.collector.rewind(to: durable)
                 return .failure(error)
             }
         }
@@ -110,6 +110,7 @@ final class WriteAheadLog: @unchecked Sendable {
             wrote = true
         }
         if wrote {
+            FaultPoint.midLogWrite.hit()
             try files.sync()
             syncs.wrappingAdd(1, ordering: .relaxed)
         }
