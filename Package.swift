@@ -37,7 +37,11 @@ let package = Package(
             ]
         ),
 
-        .testTarget(name: "O3LSMTests", dependencies: ["O3LSM", "CSystem"]),
+        // A process that the engine's tests kill, and what both sides know of its work.
+        .target(name: "CrashWorkload", dependencies: ["O3LSM"], path: "Tests/Support/CrashWorkload"),
+        .executableTarget(
+            name: "o3lsm-crashchild", dependencies: ["O3LSM", "CrashWorkload"], path: "Tests/Support/CrashChild"),
+        .testTarget(name: "O3LSMTests", dependencies: ["O3LSM", "CSystem", "CrashWorkload", "o3lsm-crashchild"]),
         .testTarget(name: "O3FileSystemTests", dependencies: ["O3FileSystem", "O3LSM"]),
         .testTarget(name: "FUSETests", dependencies: ["FUSE", "CSystem"]),
         .testTarget(name: "o3fsTests", dependencies: ["o3fs"]),
