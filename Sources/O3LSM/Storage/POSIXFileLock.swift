@@ -21,6 +21,12 @@ final class POSIXFileLock: FileLock {
         descriptor = opened
     }
 
+    deinit {
+        // A child that is being started has copies of all descriptors until it executes its program, and the
+        // lock lasts as long as any copy: closing this one would not be enough.
+        _ = flock(descriptor.number, LOCK_UN)
+    }
+
     private static func directory(of path: String) -> String {
         guard let slash = path.lastIndex(of: "/"), slash > path.startIndex else { return path }
         return String(path[..<slash])
