@@ -4,10 +4,12 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/futex.h>
+#include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -38,6 +40,18 @@ int o3_pidfd_open(int32_t pid) {
 void o3_set_thread_name(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 int o3_set_parent_death_signal(int signal) { return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) == -1 ? -errno : 0; }
 int o3_setfsuid(uint32_t uid) { return setfsuid(uid); }
+
+void o3_tune_allocator(void) {
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, 64 << 20);
+    mallopt(M_ARENA_MAX, 4);
+}
+int o3_populate(void *address, size_t length) {
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+    return madvise(address, length, MADV_POPULATE_WRITE) == -1 ? -errno : 0;
+}
 
 int o3_fallocate(int fd, int mode, int64_t offset, int64_t length) {
     return fallocate(fd, mode, offset, length) == -1 ? -errno : 0;

@@ -35,6 +35,12 @@ public enum EngineError: Error, Equatable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// Whether the file system is full, or a quota is: a state that ends when space is freed.
+    public var isOutOfSpace: Bool {
+        if case .io(_, _, let code) = self { return code == 28 || code == 122 }  // ENOSPC, EDQUOT
+        return false
+    }
+
     public var description: String {
         switch self {
         case .io(let operation, let path, let code):

@@ -53,6 +53,7 @@ extension EngineCore {
         }
         let holder = ReadStateHolder(ReadState(memtables: memtables.reversed(), version: versions.current))
         let files = try LogFiles.open(layout: layout, storage: storage, fileSize: UInt64(options.logFileSize))
+        if !needsReplay { files.setRecoveredLastSequences(region.visibleSequence) }
         let log = WriteAheadLog(
             region: region, options: options, files: files, holder: holder,
             durableSequence: versions.flushedSequence)

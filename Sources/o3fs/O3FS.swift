@@ -1,4 +1,5 @@
 import ArgumentParser
+import CSystem
 
 @main
 struct O3FS: ParsableCommand {
@@ -17,7 +18,10 @@ struct O3FS: ParsableCommand {
             BenchCommand.self,
         ])
 
-    static func main() { main(MountArguments.rewrite(CommandLine.arguments)) }
+    static func main() {
+        o3_tune_allocator()
+        main(MountArguments.rewrite(CommandLine.arguments))
+    }
 }
 
 /// The version of this build, as `o3fs --version` prints it.

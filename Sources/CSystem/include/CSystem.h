@@ -43,6 +43,12 @@ static inline void o3_cpu_relax(void) {
 /// The calling thread's user for file access from now on; returns the one before.
 int o3_setfsuid(uint32_t uid);
 
+/// Keeps large buffers that come and go (read-ahead, blocks) from being mapped and unmapped each time, and
+/// the heap from growing an arena for every thread.
+void o3_tune_allocator(void);
+/// Maps pages that exist already, without a fault for each when they are first touched. Returns 0 or -errno.
+int o3_populate(void *address, size_t length);
+
 // MARK: Files. Each returns 0 (or a count), or -errno.
 
 int o3_fallocate(int fd, int mode, int64_t offset, int64_t length);

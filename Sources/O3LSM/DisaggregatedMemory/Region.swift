@@ -121,6 +121,16 @@ final class Region: @unchecked Sendable {
         return String(decoding: buffer.prefix(count), as: UTF8.self)
     }
 
+    /// Maps the region's pages ahead of their first use, piece by piece; kernels that cannot are left alone.
+    func populate(shouldStop: () -> Bool) {
+        var offset = 0
+        while offset < size, !shouldStop() {
+            let piece = min(16 << 20, size - offset)
+            guard o3_populate(base + offset, piece) == 0 else { return }
+            offset += piece
+        }
+    }
+
     /// A checked pointer to `bytes` bytes at `offset`; nil when they do not lie in the region.
     @inline(__always)
     func pointer(at offset: Int, bytes: Int) -> UnsafeMutableRawPointer? {

@@ -338,7 +338,7 @@ final class WritePath: @unchecked Sendable {
     /// On a full disk small batches that delete something still pass: they are how space comes back.
     private func checkFailure(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) {
         guard let error = currentFailure else { return }
-        if case .io(_, _, let code) = error, code == ENOSPC || code == EDQUOT, bytes <= 4096,
+        if error.isOutOfSpace, bytes <= 4096,
             batch.operations.contains(where: { $0.kind != .put })
         {
             return

@@ -35,6 +35,7 @@ final class ControlPlane: @unchecked Sendable {
     private let isStopping = Atomic<Bool>(false)
     private var thread: BackgroundThread?
     private var logThread: BackgroundThread?
+    private var populateThread: BackgroundThread?
     private let logBell = Atomic<UInt32>(0)
     /// Why the log thread could not keep the commit interval; nil once it has caught up.
     private let logFailure = Mutex<EngineError?>(nil)
@@ -59,6 +60,9 @@ final class ControlPlane: @unchecked Sendable {
         let jobs = context.jobs
         writes.onSeal.withLock { $0 = { jobs.ringFinished() } }
         thread = try BackgroundThread("o3-control") { [self] in loop() }
+        populateThread = try BackgroundThread("o3-populate") { [self] in
+            context.region.populate { isStopping.load(ordering: .relaxed) }
+        }
         if context.options.writeAheadLog {
             logThread = try BackgroundThread("o3-log") { [self] in commitLoop() }
         }
@@ -74,6 +78,7 @@ final class ControlPlane: @unchecked Sendable {
         }
         thread?.join()
         logThread?.join()
+        populateThread?.join()
         let waiters = shared.withLock { shared in
             defer { shared.waiters = [] }
             return shared.waiters

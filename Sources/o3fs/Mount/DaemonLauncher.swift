@@ -5,12 +5,13 @@ import Glibc
 ///
 /// Not fork(2): a process that has threads, as the Swift runtime may, cannot go on after it.
 enum DaemonLauncher {
+    /// The daemon's end of the pipe, in the daemon.
+    private static let statusDescriptor: Int32 = 3
+
     /// Returns when the mount is live. Its notes are printed on the way; its failure is thrown.
     static func launch() throws {
         var ends: [Int32] = [-1, -1]
         guard pipe(&ends) == 0 else { throw CommandError("make a pipe", errno: errno) }
-        // The child's end must not be closed by exec; the parent's must.
-        _ = fcntl(ends[0], F_SETFD, FD_CLOEXEC)
         let spawned = spawn(statusDescriptor: ends[1])
         close(ends[1])
         defer { close(ends[0]) }
@@ -42,11 +43,14 @@ enum DaemonLauncher {
         defer { posix_spawn_file_actions_destroy(&actions) }
         posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0)
-        // Standard error stays the user's until the daemon has its log file.
+        // Standard error stays the user's until the daemon has its log file. Nothing else is inherited:
+        // somebody may wait for the end of a pipe or a lock that the command was given.
+        posix_spawn_file_actions_adddup2(&actions, statusDescriptor, Self.statusDescriptor)
+        closeOnExec()
 
         let program = CommandLine.arguments.first ?? "o3fs"
         let arguments = [program] + MountArguments.rewrite(CommandLine.arguments)
-            + ["--status-fd", String(statusDescriptor)]
+            + ["--status-fd", String(Self.statusDescriptor)]
         var list = arguments.map { strdup($0) } as [UnsafeMutablePointer<CChar>?]
         list.append(nil)
         defer { for argument in list { free(argument) } }
@@ -54,6 +58,14 @@ enum DaemonLauncher {
         let code = posix_spawn(&child, "/proc/self/exe", &actions, &attributes, list, Glibc.environ)
         guard code == 0 else { return .failure(CommandError("start the daemon", errno: code)) }
         return .success(child)
+    }
+
+    /// Keeps every descriptor but the standard ones out of programs that are started from now on.
+    private static func closeOnExec() {
+        let open = (try? Files.list("/proc/self/fd")) ?? []
+        for number in open.compactMap({ Int32($0) }) where number > STDERR_FILENO {
+            _ = fcntl(number, F_SETFD, FD_CLOEXEC)
+        }
     }
 
     private static func forEachLine(_ descriptor: Int32, _ body: (Substring) -> Void) {

@@ -1,0 +1,55 @@
+import Testing
+
+@testable import o3fs
+
+@Suite struct MountOptionsTests {
+    @Test func optionsGoWhereTheyBelong() throws {
+        let options = try MountOptions(["ro,nodev,noatime", "x-systemd.automount,defaults,nofail"], store: "/s")
+        #expect(options.isReadOnly)
+        #expect(options.kernel == ["ro", "nodev", "noatime", "default_permissions", "fsname=/s", "subtype=o3fs"])
+        let last = try MountOptions(["ro,rw,no_default_permissions,fsname=n,subtype=t"], store: "/s")
+        #expect(!last.isReadOnly)
+        #expect(last.kernel == ["ro", "rw", "fsname=n", "subtype=t"])
+    }
+
+    @Test func commasInNamesAreEscaped() throws {
+        let options = try MountOptions([], store: #"/a,b\c"#)
+        #expect(options.kernel.contains(#"fsname=/a\,b\\c"#))
+        #expect(MountOptions.split(#"a\,b,c\\d"#) == ["a,b", #"c\d"#])
+    }
+
+    @Test(arguments: ["bogus", "nodev=1", "dm-size", "max_read=1", "fsname", "fsname="])
+    func mistakesAreNamed(option: String) {
+        let error = #expect(throws: CommandError.self) { _ = try MountOptions(["rw,\(option)"], store: "/s") }
+        #expect(error?.description.contains(option) == true)
+    }
+
+    @Test func mountCallsAreUnderstood() {
+        let expected = ["mount", "/s", "/m", "-o", "rw,nodev", "--dm-size", "64M", "--writeback-cache"]
+        let list = "rw,nodev,dm_size=64M,writeback_cache"
+        #expect(MountArguments.rewrite(["/usr/bin/o3fs", "/s", "/m", "-o", list]) == expected)
+        #expect(MountArguments.rewrite(["/sbin/mount.o3fs", "/s", "/m", "-n", "-t", "o3fs", "-o", list]) == expected)
+        #expect(MountArguments.rewrite(["o3fs", "mount", "/s", "/m", "-o" + list]) == expected)
+        #expect(MountArguments.rewrite(["o3fs", "status", "/m"]) == ["status", "/m"])
+        #expect(MountArguments.rewrite(["o3fs", "--help"]) == ["--help"])
+        #expect(MountArguments.rewrite(["o3fs", "mount", "/s", "/m", "-f"]) == ["mount", "/s", "/m", "-f"])
+    }
+
+    @Test func storesAndMountpointsDoNotNest() throws {
+        func check(_ store: String, _ mountpoint: String) throws {
+            try MountPlan(store: store, mountpoint: mountpoint).checkNesting()
+        }
+        try check("/a/store", "/a/mnt")
+        try check("/a/mnt-store", "/a/mnt")
+        for (store, mountpoint) in [("/a", "/a"), ("/a/b", "/a"), ("/a", "/a/b"), ("/a", "/")] {
+            #expect(throws: CommandError.self) { try check(store, mountpoint) }
+        }
+    }
+
+    @Test func theDaemonsLinesAreRead() {
+        #expect(DaemonStatus.Message("nhello") == .note("hello"))
+        #expect(DaemonStatus.Message("s") == .success(""))
+        #expect(DaemonStatus.Message("fwhy not") == .failure("why not"))
+        #expect(DaemonStatus.Message("") == nil)
+    }
+}
