@@ -1,0 +1,27 @@
+#!/bin/bash
+# How long a mount takes to come back after kill -9, with a gigabyte and more of memtables in DM.
+#
+#   tools/bench/recovery.sh [--dir DIR]
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+parent=${TMPDIR:-/tmp}
+[ "${1:-}" != --dir ] || parent=$2
+need_packages jq fuse3
+use_release_binary
+work=$(mktemp -d "$parent/o3fs-recovery-XXXXXX")
+trap 'umount -l "$work/mnt" 2>/dev/null || true; rm -rf "$work"' EXIT
+mkdir "$work/mnt"
+set -- --dm-size 4G --memtable-size 1G --commit-interval 60000
+"$o3fs" mount "$work/store" "$work/mnt" "$@" >&2
+# One memtable of a gigabyte that is still being written: the one kind that recovery must read.
+dd if=/dev/zero bs=1M count=950 2>/dev/null | tr '\0' 'x' >"$work/mnt/file"
+sum=$(md5sum <"$work/mnt/file")
+held=$("$o3fs" status "$work/mnt" --json | jq '[.. | objects | select(has("entries")) | .bytes] | add')
+kill -9 "$("$o3fs" status "$work/mnt" --json | jq .daemon.pid)"
+sleep 0.5
+umount -l "$work/mnt"
+"$o3fs" mount "$work/store" "$work/mnt" "$@" >&2
+printf 'memtables in DM: %s bytes\n' "$held"
+"$o3fs" status "$work/mnt" | grep 'opened from'
+[ "$(md5sum <"$work/mnt/file")" = "$sum" ] && echo 'contents: the same'
+"$o3fs" umount "$work/mnt"
