@@ -57,6 +57,8 @@ final class Region: @unchecked Sendable {
             throw .io(operation: "use shared memory that another user can reach:", path: name, code: EACCES)
         }
         let size = Int(status.st_size)
+        // Its creator died before it had reserved anything.
+        guard size > 0 else { return (nil, .rebuilt("the region was not completely initialised")) }
         guard size >= RegionLayout.minimumBytes else { return (nil, .rebuilt("the region is truncated")) }
         // A sparse object would kill its users with SIGBUS when shared memory fills.
         guard UInt64(status.st_blocks) * 512 >= UInt64(size) else {
