@@ -14,7 +14,7 @@ mkdir "$work/mnt"
 set -- --dm-size 5G --memtable-size 1G --commit-interval 60000
 "$o3fs" mount "$work/store" "$work/mnt" "$@" >&2
 # More than a gigabyte, a large part of it in the memtable that is still being written: recovery must read that.
-dd if=/dev/zero bs=1M count=1700 2>/dev/null | tr '\0' 'x' >"$work/source"
+dd if=/dev/zero bs=1M count=1360 2>/dev/null | tr '\0' 'x' >"$work/source"
 cp "$work/source" "$work/mnt/file"
 held=$("$o3fs" status "$work/mnt" --json | jq '[.. | objects | select(has("entries")) | .bytes] | add')
 kill -9 "$("$o3fs" status "$work/mnt" --json | jq .daemon.pid)"

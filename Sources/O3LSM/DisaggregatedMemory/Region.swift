@@ -198,6 +198,10 @@ final class Region: @unchecked Sendable {
 
     private func reasonToDistrust(storeID: [UInt8], bootID: String) -> String? {
         typealias Header = RegionLayout.Header
+        // A creator that dies leaves zeros here, whatever else it has written by then.
+        guard sharedWord32(base + Header.ready).pointee.load(ordering: .acquiring) != 0 else {
+            return "the region was not completely initialised"
+        }
         guard base.load(fromByteOffset: Header.magic, as: UInt64.self) == RegionLayout.magic else {
             return "the region has a foreign magic number"
         }
