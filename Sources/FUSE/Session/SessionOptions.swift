@@ -15,7 +15,7 @@ public struct SessionOptions: Sendable {
     /// The kernel collects writes in its cache and sends them later.
     public var writebackCache = false
     /// How far the kernel reads ahead of a sequential reader, in KiB. Needs root; best effort.
-    public var readAheadKiB = 1024
+    public var readAheadKiB = 4096
     /// The file system drops set-user-ID bits where `clearsPrivileges` says so and when a file's owner
     /// changes. Saves one message before the first write to each file, and before each without it.
     public var clearsPrivilegesWhenTold = false
