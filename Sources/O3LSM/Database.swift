@@ -156,7 +156,8 @@ public final class Database: @unchecked Sendable {
 
     /// Bytes that can still be stored on the file system of the store, and its size.
     public func space() throws(EngineError) -> (free: UInt64, total: UInt64) {
-        try core.storage.space(path)
+        let (free, total) = try core.storage.space(path)
+        return (free - min(free, ControlPlane.reserveBytes(ofStorage: total)), total)
     }
 
     /// Reads every table and checks every checksum and the shape of the tree.

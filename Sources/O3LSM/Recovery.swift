@@ -45,7 +45,7 @@ extension EngineCore {
             recovery.source = isNew ? "created" : "log"
         }
         let needsReplay = found == nil && !isNew
-        let options = try fitting(options, region)
+        let options = try fitting(options, region, storage.space(layout.root).total)
 
         let nextSequence = region.visibleSequence + 1
         if memtables.last?.state != .active {
@@ -175,8 +175,12 @@ extension EngineCore {
     }
 
     /// The options, with memtables and shards that the region can hold several of.
-    private static func fitting(_ options: Options, _ region: Region) throws(EngineError) -> Options {
+    private static func fitting(_ options: Options, _ region: Region, _ storageBytes: UInt64) throws(EngineError)
+        -> Options
+    {
         var fitted = options
+        // A compaction writes its outputs before its inputs go: on a small disk only small tables leave it room.
+        fitted.tableFileSize = min(options.tableFileSize, max(1 << 20, Int(storageBytes / 128)))
         fitted.dmSize = region.size
         let slabs = region.slabCount
         while fitted.memtableSize > 1 << 20, fitted.memtableSize / RegionLayout.slabBytes * 4 > slabs {

@@ -20,6 +20,8 @@ public struct Statistics: Codable, Sendable {
         public var entriesDropped: UInt64 = 0
         /// Files that changed level without being rewritten.
         public var trivialMoves = 0
+        /// Files that left the tree unread, because range tombstones hid all of them.
+        public var droppedTables = 0
         public var seconds = 0.0
 
         enum CodingKeys: String, CodingKey {
@@ -31,6 +33,7 @@ public struct Statistics: Codable, Sendable {
             case entriesIn = "entries_in"
             case entriesDropped = "entries_dropped"
             case trivialMoves = "trivial_moves"
+            case droppedTables = "dropped_tables"
             case seconds
         }
     }

@@ -8,15 +8,20 @@ struct CompactionPicker {
     let options: Options
     let inFlight: [Compaction]
     let targets: LevelTargets
+    /// Set when the disk is nearly full: what is picked must rewrite no more bytes than this, and any table
+    /// with tombstones is worth a compaction.
+    let spaceBytes: UInt64?
     private let busyNumbers: Set<UInt64>
 
     /// - Parameters:
     ///   - levels: as in a version: L0 newest first, the others sorted and disjoint.
     ///   - inFlight: compactions that have been picked and are not yet part of `levels`.
-    init(levels: [[FileMetadata]], options: Options, inFlight: [Compaction] = []) {
+    ///   - spaceBytes: free bytes of a disk that is nearly full; nil when it is not.
+    init(levels: [[FileMetadata]], options: Options, inFlight: [Compaction] = [], spaceBytes: UInt64? = nil) {
         self.levels = levels
         self.options = options
         self.inFlight = inFlight
+        self.spaceBytes = spaceBytes.map { $0 - min($0, inFlight.reduce(0) { $0 + $1.inputBytes }) }
         busyNumbers = Set(inFlight.flatMap { $0.files.map(\.number) })
         targets = LevelTargets(sizes: levels.map { $0.reduce(0) { $0 + $1.size } }, options: options)
     }
@@ -33,15 +38,12 @@ struct CompactionPicker {
     var maximumGrandparentBytes: UInt64 { UInt64(options.tableFileSize * Self.maximumGrandparentTables) }
 
     /// The most urgent compaction that can run now; nil when there is none.
-    ///
-    /// - Parameter reclaimSpace: the disk is nearly full: when nothing is urgent, push down any table
-    ///   with tombstones, and not only those which hold little else.
-    func pick(reclaimSpace: Bool = false) -> Compaction? {
+    func pick() -> Compaction? {
         let columns = Level0Columns(levels[0])
         for (level, score) in scores(columns) where score >= 1 {
             if let found = level == 0 ? pickLevel0(columns) : pickLevel(level, reason: .levelSize) { return found }
         }
-        return pickTombstones(any: reclaimSpace)
+        return pickTombstones()
     }
 
     /// How much each level but the last calls for compaction, most urgent first; 1 and above: it does.
@@ -105,12 +107,12 @@ struct CompactionPicker {
     }
 
     /// When no level is too large: tables of little but tombstones, so that what they delete gives its
-    /// space back without waiting for writes that push them down.
-    private func pickTombstones(any: Bool) -> Compaction? {
+    /// space back without waiting for writes that push them down. On a full disk, any with tombstones.
+    private func pickTombstones() -> Compaction? {
         func isWanted(_ file: FileMetadata) -> Bool {
             // A range tombstone hides an unknown number of entries: count it as many.
             let tombstones = file.deletionCount + 64 * file.rangeTombstoneCount
-            return any ? tombstones > 0 : tombstones > 0 && tombstones * 2 >= file.entryCount
+            return spaceBytes != nil ? tombstones > 0 : tombstones > 0 && tombstones * 2 >= file.entryCount
         }
         for level in (1..<lastLevel).reversed() {
             if let found = pickLevel(level, reason: .tombstones, where: isWanted) { return found }
@@ -155,11 +157,14 @@ struct CompactionPicker {
         let isMove = outputLevel != level && lower.isEmpty && canMove(upper, to: outputLevel, deeper)
         var inputs = [Compaction.Input(level: level, files: upper)]
         if !lower.isEmpty { inputs.append(Compaction.Input(level: outputLevel, files: Array(lower))) }
-        return Compaction(
+        let compaction = Compaction(
             reason: reason, inputs: inputs, outputLevel: outputLevel, isTrivialMove: isMove, range: hull,
             grandparents: outputLevel > 0 && outputLevel < lastLevel
                 ? Array(files(outputLevel + 1, overlapping: hull)) : [],
             deeperRanges: deeper)
+        // Its outputs must find room before its inputs go.
+        if let spaceBytes, !isMove, compaction.inputBytes > spaceBytes { return nil }
+        return compaction
     }
 
     /// Takes along further tables of the upper level that need no further table of the output level: they

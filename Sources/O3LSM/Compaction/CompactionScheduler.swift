@@ -38,6 +38,10 @@ final class CompactionScheduler {
     /// Recent speed of emptying L0, bytes a second; 0 before the first compaction.
     private(set) var l0BytesPerSecond = 0.0
     private var depthOf: (version: ObjectIdentifier, depth: Int)?
+    /// Tables with range tombstones that were there at the last search for covered tables.
+    private var searchedTables = Set<UInt64>()
+    /// Free bytes of a disk that is nearly full; nil when it is not.
+    private var spaceBytes: UInt64?
 
     /// How long the scheduler waits after a failure before it tries again, in nanoseconds.
     private static let retryNanoseconds: UInt64 = 500_000_000
@@ -82,9 +86,12 @@ final class CompactionScheduler {
 
     /// Collects and commits what is done, then starts what is due.
     ///
+    /// - Parameter spaceBytes: free bytes of a disk that is nearly full: only what fits is started, and what
+    ///   frees space comes first; nil when it is not.
     /// - Returns: whether the tree has changed, and the error of the newest failed job.
-    func step() throws(EngineError) -> (changed: Bool, failure: EngineError?) {
-        var changed = false
+    func step(spaceBytes: UInt64? = nil) throws(EngineError) -> (changed: Bool, failure: EngineError?) {
+        self.spaceBytes = spaceBytes
+        var changed = try dropCoveredTables()
         var failure: EngineError?
         for index in running.indices { collect(&running[index]) }
         for finished in running.filter(\.isOver) {
@@ -110,7 +117,7 @@ final class CompactionScheduler {
     private func picker() -> CompactionPicker {
         CompactionPicker(
             levels: context.versions.current.levels, options: context.options,
-            inFlight: running.map(\.compaction))
+            inFlight: running.map(\.compaction), spaceBytes: spaceBytes)
     }
 
     private func pick() -> Compaction? {
@@ -151,6 +158,35 @@ final class CompactionScheduler {
         }
         running.append(
             Running(compaction: compaction, parts: parts, failure: nil, startedAt: monotonicNanoseconds()))
+    }
+
+    /// Takes out tables that range tombstones hide whole, once for each table of tombstones that comes.
+    private func dropCoveredTables() throws(EngineError) -> Bool {
+        let version = context.versions.current
+        let sources = Set(version.levels.joined().lazy.filter { $0.rangeTombstoneCount > 0 }.map(\.number))
+        // A snapshot that stood in the way may have gone: on a full disk that is worth another look.
+        guard !sources.isSubset(of: searchedTables) || (spaceBytes != nil && !sources.isEmpty),
+            !context.options.disableAutomaticCompaction
+        else { return false }
+        searchedTables = sources
+        let covered: CoveredTables
+        do throws(EngineError) {
+            covered = try CoveredTables(
+                version: version, snapshots: context.snapshots.sequences, tables: context.tables)
+        } catch {
+            // A damaged table hides nothing for certain; whoever reads it reports it.
+            return false
+        }
+        var edit = VersionEdit()
+        for (level, files) in version.levels.enumerated() {
+            for file in files where !file.isBeingCompacted.load(ordering: .relaxed) && covered.cover(file) {
+                edit.deletedFiles.append((level, file.number))
+            }
+        }
+        guard !edit.deletedFiles.isEmpty else { return false }
+        try commit(edit)
+        work.droppedTables += edit.deletedFiles.count
+        return true
     }
 
     private func move(_ compaction: Compaction) throws(EngineError) {

@@ -279,18 +279,23 @@ final class WritePath: @unchecked Sendable {
         defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
         while true {
             let ticket = roomWord.load(ordering: .acquiring)
-            let sealed = switchLock.withLock { _ -> SequenceNumber? in
-                let (active, next) = lock.withLock { ($0.active, $0.nextSequence) }
-                if active.reservedBytes == 0 { return next - 1 }
-                return switchMemtable(active) ? next - 1 : nil
-            }
-            if let sealed {
+            if let sealed = sealIfRoom() {
                 onSeal.withLock { $0 }?()
                 return sealed
             }
             if hasFailure.load(ordering: .relaxed) { try throwFailure() }
             waited = true
             waitForRoom(ticket)
+        }
+    }
+
+    /// As `seal`, but does not wait and rings nobody: nil when the region has no room for another memtable.
+    @discardableResult
+    func sealIfRoom() -> SequenceNumber? {
+        switchLock.withLock { _ -> SequenceNumber? in
+            let (active, next) = lock.withLock { ($0.active, $0.nextSequence) }
+            if active.reservedBytes == 0 { return next - 1 }
+            return switchMemtable(active) ? next - 1 : nil
         }
     }
 

@@ -5,7 +5,7 @@ import Synchronization
 /// The thread that decides: what is flushed and compacted and in which order, what is committed, how fast
 /// writers may go, and when the log is brought up to date. It executes nothing itself.
 final class ControlPlane: @unchecked Sendable {
-    // @unchecked: `flushes` and `compactions` belong to the thread; what others see is copied under `shared`.
+    // @unchecked: `flushes`, `compactions` and `nextSealAt` belong to the thread; what others see is copied under `shared`.
     private let context: FlushScheduler.Context
     private let writes: WritePath
     private let log: WriteAheadLog
@@ -39,6 +39,10 @@ final class ControlPlane: @unchecked Sendable {
     private let logBell = Atomic<UInt32>(0)
     /// Why the log thread could not keep the commit interval; nil once it has caught up.
     private let logFailure = Mutex<EngineError?>(nil)
+
+    /// When deletions on a full disk may be sealed again, see `sealDeletions`.
+    private var nextSealAt: UInt64 = 0
+    private static let sealNanoseconds: UInt64 = 300_000_000
 
     /// How long the thread sleeps when nothing rings, in milliseconds.
     private static let idleMilliseconds = 200
@@ -145,19 +149,20 @@ final class ControlPlane: @unchecked Sendable {
             return shared.manual
         }
         compactions.add(manual)
-        let (changed, compactionFailure) = try compactions.step()
+        let free = scarceSpace()
+        if free != nil { sealDeletions() }
+        let (changed, compactionFailure) = try compactions.step(spaceBytes: free)
         if !committed.isEmpty || changed { writes.roomFreed() }
-        judge(flushFailure, compactionFailure, progressed: !committed.isEmpty)
+        judge(space: free, flushFailure, compactionFailure, progressed: !committed.isEmpty)
         setPace()
         answerWaiters(flushFailure ?? compactionFailure)
     }
 
     /// Failed background work becomes a failure of writes when it would lose or stall them, and stops being
     /// one as soon as work succeeds again.
-    private func judge(_ flush: EngineError?, _ compaction: EngineError?, progressed: Bool) {
-        let space = spaceFailure()
-        if let space {
-            writes.setFailure(space)
+    private func judge(space: UInt64?, _ flush: EngineError?, _ compaction: EngineError?, progressed: Bool) {
+        if space != nil {
+            writes.setFailure(.io(operation: "write to", path: context.layout.root, code: ENOSPC))
         } else if let flush {
             writes.setFailure(flush)
         } else if let failure = logFailure.withLock({ $0 }) {
@@ -173,13 +178,23 @@ final class ControlPlane: @unchecked Sendable {
         }
     }
 
-    /// Storage must be able to take what DM holds: otherwise writers are told before it is too late.
-    private func spaceFailure() -> EngineError? {
+    /// Free bytes of storage when they are too few: storage must be able to take what DM holds and leave
+    /// room for compactions that give space back. Writers are told before it is too late. nil: enough.
+    private func scarceSpace() -> UInt64? {
         guard let space = try? context.storage.space(context.layout.root) else { return nil }
         let unflushed = context.holder.current.memtables.reduce(0) { $0 + $1.reservedBytes }
-        let reserve = min(64 << 20, space.total / 32)
-        guard space.free < UInt64(unflushed) + reserve else { return nil }
-        return .io(operation: "write to", path: context.layout.root, code: ENOSPC)
+        return space.free < UInt64(unflushed) + Self.reserveBytes(ofStorage: space.total) ? space.free : nil
+    }
+
+    /// Bytes of storage that writers may not fill.
+    static func reserveBytes(ofStorage total: UInt64) -> UInt64 { min(256 << 20, total / 32) }
+
+    /// On a full disk what deletes something must reach the tables soon, for only there it frees space.
+    private func sealDeletions() {
+        let now = monotonicNanoseconds()
+        guard flushes.isIdle, now >= nextSealAt else { return }
+        nextSealAt = now + ControlPlane.sealNanoseconds
+        writes.sealIfRoom()
     }
 
     /// Slows writers in proportion as the region fills or L0 grows, before they would have to stop.

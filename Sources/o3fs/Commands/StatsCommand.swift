@@ -64,11 +64,12 @@ struct StatsCommand: ParsableCommand {
     private static func work(_ engine: Statistics) -> [String] {
         var table = TextTable()
         table.add([
-            "", "local jobs", "offloaded", "failed", "moves", "read", "written", "entries", "dropped", "seconds",
+            "", "local jobs", "offloaded", "failed", "moves", "drops", "read", "written", "entries", "dropped", "seconds",
         ])
         for (name, work) in [("flush", engine.flush), ("compaction", engine.compaction)] {
             table.add([
                 name, "\(work.localJobs)", "\(work.offloadedJobs)", "\(work.failedJobs)", "\(work.trivialMoves)",
+                "\(work.droppedTables)",
                 readableBytes(work.bytesRead), readableBytes(work.bytesWritten), "\(work.entriesIn)",
                 "\(work.entriesDropped)", fixed(work.seconds, decimals: 1),
             ])

@@ -10,7 +10,10 @@ import Testing
             switch Int.random(in: 0..<10, using: &simulation.random) {
             case 0..<3: simulation.flush()
             case 3..<7 where simulation.inFlight.count < 5:
-                if let found = simulation.picker.pick(reclaimSpace: Bool.random(using: &simulation.random)) {
+                simulation.spaceBytes = Bool.random(using: &simulation.random) ? 60_000 : nil
+                let limit = simulation.picker.spaceBytes
+                if let found = simulation.picker.pick() {
+                    #expect(found.isTrivialMove || found.inputBytes <= limit ?? .max, "seed \(seed)")
                     try simulation.begin(found)
                     if found.isTrivialMove { try simulation.commit(simulation.inFlight.count - 1) }
                 }
@@ -20,6 +23,7 @@ import Testing
                 }
             }
         }
+        simulation.spaceBytes = nil
         // Left alone, the tree comes to rest in shape.
         var rounds = 0
         while rounds < 3000 {

@@ -22,6 +22,8 @@ struct PickerSimulation {
     var deepest = 0
     var mostInFlight = 0
     var commits = 0
+    /// Free bytes of the pretended disk when it is nearly full.
+    var spaceBytes: UInt64?
 
     static let keySpace = 2000
     /// Pretended bytes of one entry.
@@ -84,7 +86,9 @@ struct PickerSimulation {
         for level in 1..<levels.count { levels[level].sort { $0.smallest < $1.smallest } }
     }
 
-    var picker: CompactionPicker { CompactionPicker(levels: levels, options: options, inFlight: inFlight) }
+    var picker: CompactionPicker {
+        CompactionPicker(levels: levels, options: options, inFlight: inFlight, spaceBytes: spaceBytes)
+    }
 
     /// Takes a picked compaction in flight, after checking it against those that are.
     mutating func begin(_ compaction: Compaction) throws {
