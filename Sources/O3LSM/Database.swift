@@ -76,8 +76,12 @@ public final class Database: @unchecked Sendable {
     public func write(_ batch: WriteBatch, sync: Bool = false) throws(EngineError) {
         try checkOpen()
         if options.readOnly { throw .readOnly(reason: "it was opened read-only") }
-        _ = try core.writes.write(batch)
-        if sync { try core.log.sync() }
+        let last = try core.writes.write(batch)
+        if sync {
+            try core.log.sync()
+        } else if core.appendsBeforeReturn {
+            try core.log.append(through: last)
+        }
     }
 
     /// Returns when every write that has returned survives power loss. Concurrent calls share one sync.

@@ -18,6 +18,8 @@ final class EngineCore: @unchecked Sendable {
     let control: ControlPlane
     let executor: LocalExecutor
     let recovery: Statistics.Recovery
+    /// Whether a write returns only when the log has it: memtables are in memory that dies with the process.
+    let appendsBeforeReturn: Bool
     /// The store's lock; nil once this process has let go of the store.
     private let lock: Mutex<(any FileLock)?>
     private let node: Int
@@ -42,6 +44,7 @@ final class EngineCore: @unchecked Sendable {
         self.control = control
         self.executor = executor
         self.recovery = recovery
+        appendsBeforeReturn = options.placement == .staged
         self.lock = Mutex(lock)
         self.node = node
     }
@@ -209,10 +212,12 @@ final class EngineCore: @unchecked Sendable {
         statistics.dm.freeSlabs = allocator.available
         statistics.dm.memtables = state.memtables.map { memtable in
             Statistics.MemtableState(
-                id: memtable.id, state: "\(memtable.state)", bytes: memtable.reservedBytes,
+                id: memtable.id, state: "\(memtable.state)", place: memtable.isInDM ? "dm" : "local",
+                bytes: memtable.reservedBytes,
                 entries: memtable.entryCount,
                 shards: memtable.map.shards.map { $0.isEmpty ? 0 : $0.used - RegionLayout.ShardRoot.firstEntry })
         }
+        statistics.placement = options.placement.rawValue
         statistics.wal = log.statistics()
         let cache = tables.blockCache.statistics
         statistics.cache = Statistics.Cache(

@@ -6,6 +6,16 @@ public enum Compression: String, Sendable, CaseIterable {
     case lz4
 }
 
+/// Where memtables are born.
+public enum Placement: String, Sendable, CaseIterable {
+    /// In DM: offloading one is a change of owner, and what has returned survives processes by itself.
+    case direct
+    /// In private memory of the owner (`Options.localBuffer`), from where sealed memtables are copied to DM
+    /// in the background. For DM that is far away. What has returned survives processes through the log,
+    /// which is appended to before a write returns.
+    case staged
+}
+
 /// Everything about a database that a caller may choose. Defaults suit a small machine; `validate`
 /// says in one sentence what is wrong with a combination.
 public struct Options: Sendable {
@@ -19,6 +29,13 @@ public struct Options: Sendable {
     /// Bytes of disaggregated memory; nil: one eighth of RAM within 256 MiB … 4 GiB and within what
     /// shared memory can hold. Ignored when a live region of the store is re-attached.
     public var dmSize: Int? = nil
+    /// Where memtables are born.
+    public var placement = Placement.direct
+    /// Bytes of private memory for memtables, with `placement` staged. 2 MiB … 64 GiB; it holds two memtables
+    /// at least.
+    public var localBuffer = 128 << 20
+    /// Threads that copy sealed memtables to DM, with `placement` staged. 1 … 16.
+    public var transferThreads = 2
     /// Bytes a memtable holds before it is sealed. 1 MiB … 1 GiB, at most a quarter of the region.
     public var memtableSize = 64 << 20
     /// Shards a balanced memtable is split into. 1 … 16.
@@ -71,6 +88,8 @@ public struct Options: Sendable {
             }
         }
         if let dmSize { try check("dmSize", dmSize, (8 << 20)...(1 << 40)) }
+        try check("localBuffer", localBuffer, (2 << 20)...(64 << 30))
+        try check("transferThreads", transferThreads, 1...16)
         try check("memtableSize", memtableSize, (1 << 20)...(1 << 30))
         try check("shards", shards, 1...16)
         try check("commitIntervalMilliseconds", commitIntervalMilliseconds, 10...3_600_000)

@@ -44,13 +44,21 @@ extension EngineCore {
             region.visibleSequence = versions.flushedSequence
             recovery.source = isNew ? "created" : "log"
         }
-        let needsReplay = found == nil && !isNew
+        // A staged region lacks the memtables that were in the owner's memory.
+        let needsReplay = found.map { $0.region.placement == .staged } ?? !isNew
         let options = try fitting(options, region, storage.space(layout.root).total)
 
+        let birth = try birthplace(region, allocator, options)
         let nextSequence = region.visibleSequence + 1
-        if memtables.last?.state != .active {
-            memtables.append(try freshMemtable(region, allocator, options, memtables.last, nextSequence))
+        if let last = memtables.last, last.state == .active, birth.region.isPrivate {
+            // Writers go on in private memory.
+            last.seal(lastSequence: nextSequence - 1)
         }
+        if memtables.last?.state != .active {
+            memtables.append(
+                try freshMemtable(region, birth, options, memtables.last, nextSequence))
+        }
+        if !needsReplay, !options.readOnly { region.placement = options.placement }
         let holder = ReadStateHolder(ReadState(memtables: memtables.reversed(), version: versions.current))
         let files = try LogFiles.open(layout: layout, storage: storage, fileSize: UInt64(options.logFileSize))
         if !needsReplay { files.setRecoveredLastSequences(region.visibleSequence) }
@@ -59,7 +67,7 @@ extension EngineCore {
             durableSequence: versions.flushedSequence)
         // `memtables` is not empty: a fresh one was appended when the last was not active.
         let writes = WritePath(
-            region: region, allocator: allocator, options: options, holder: holder,
+            region: region, birthplace: birth.region, allocator: birth.allocator, options: options, holder: holder,
             active: memtables[memtables.count - 1], nextSequence: nextSequence, throttle: WriteThrottle())
         let jobs = JobTable(region)
         jobs.reset()
@@ -70,9 +78,12 @@ extension EngineCore {
         let context = FlushScheduler.Context(
             options: options, jobs: jobs, layout: layout, storage: storage, versions: versions, holder: holder,
             tables: tables, snapshots: snapshots, region: region)
+        let offload =
+            birth.region.isPrivate
+            ? OffloadScheduler(options: options, region: region, allocator: allocator) { jobs.ringFinished() } : nil
         let control = ControlPlane(
             context: context, writes: writes, log: log, compactions: CompactionScheduler(context),
-            obsolete: obsolete, node: node)
+            offload: offload, obsolete: obsolete, node: node)
         let executor = LocalExecutor(
             jobs: jobs, node: node,
             flush: FlushExecutor(storage: storage, layout: layout) { id in
@@ -84,7 +95,8 @@ extension EngineCore {
             try control.start()
         }
         if needsReplay {
-            recovery.replayedEntries = try replay(files, layout, storage, writes, log, from: versions.flushedSequence)
+            recovery.replayedEntries = try replay(files, layout, storage, writes, log, from: nextSequence - 1)
+            if !options.readOnly { region.placement = options.placement }
         } else {
             // All that the old logs hold is in the region, or in tables.
             files.setRecoveredLastSequences(nextSequence - 1)
@@ -153,6 +165,7 @@ extension EngineCore {
             let found = try RegionRecovery.run(
                 region, allocator, flushed: versions.flushedSequence, visible: region.visibleSequence)
             recovery.droppedEntries = found.droppedEntries
+            region.visibleSequence = found.visible
             return LiveRegion(region: region, allocator: allocator, memtables: found.memtables)
         } catch {
             recovery.note = error.description
@@ -179,6 +192,9 @@ extension EngineCore {
         -> Options
     {
         var fitted = options
+        if fitted.placement == .staged {
+            while fitted.memtableSize > 1 << 20, fitted.memtableSize * 2 > fitted.localBuffer { fitted.memtableSize /= 2 }
+        }
         // A compaction writes its outputs before its inputs go: on a small disk only small tables leave it room.
         fitted.tableFileSize = min(options.tableFileSize, max(1 << 20, Int(storageBytes / 128)))
         fitted.dmSize = region.size
@@ -190,18 +206,39 @@ extension EngineCore {
         return fitted
     }
 
+    private struct Birthplace {
+        var region: Region
+        var allocator: SlabAllocator
+    }
+
+    /// Where memtables are made: DM itself, or private memory that holds as many as fit the local buffer. Each
+    /// shard may leave a part of a slab unused, which does not count.
+    private static func birthplace(_ region: Region, _ allocator: SlabAllocator, _ options: Options)
+        throws(EngineError) -> Birthplace
+    {
+        guard options.placement == .staged, !options.readOnly else {
+            return Birthplace(region: region, allocator: allocator)
+        }
+        let overhead = 2 * options.shards + MemtableFilter.slabCount(memtableSize: options.memtableSize)
+        let memtables = max(2, options.localBuffer / options.memtableSize)
+        let size =
+            RegionLayout.firstSlabOffset + memtables * (options.memtableSize + overhead * RegionLayout.slabBytes)
+        let buffer = try Region.createPrivate(size: size)
+        return Birthplace(region: buffer, allocator: SlabAllocator(slabCount: buffer.slabCount))
+    }
+
     private static func freshMemtable(
-        _ region: Region, _ allocator: SlabAllocator, _ options: Options, _ previous: Memtable?,
+        _ region: Region, _ birth: Birthplace, _ options: Options, _ previous: Memtable?,
         _ firstSequence: SequenceNumber
     ) throws(EngineError) -> Memtable {
         let boundaries = previous.map { ShardBoundaries.learn(from: $0.map, shards: options.shards) } ?? []
         guard
             let memtable = Memtable.create(
-                region: region, allocator: allocator, boundaries: boundaries, memtableSize: options.memtableSize)
+                id: region.takeMemtableID(), region: birth.region, allocator: birth.allocator, boundaries: boundaries, memtableSize: options.memtableSize)
         else {
             throw .memoryUnavailable(
                 wantedBytes: UInt64(options.memtableSize),
-                availableBytes: UInt64(allocator.available * RegionLayout.slabBytes))
+                availableBytes: UInt64(birth.allocator.available * RegionLayout.slabBytes))
         }
         memtable.activate(firstSequence: firstSequence)
         return memtable

@@ -47,6 +47,8 @@ public struct Statistics: Codable, Sendable {
     public struct MemtableState: Codable, Sendable {
         public var id: UInt64
         public var state: String
+        /// `dm`, or `local` for memory of the owner alone.
+        public var place: String
         public var bytes: Int
         public var entries: UInt64
         /// Bytes by shard, in key order.
@@ -63,6 +65,26 @@ public struct Statistics: Codable, Sendable {
             case slabs
             case freeSlabs = "free_slabs"
             case memtables
+        }
+    }
+    /// Memtables that left private memory, with placement `staged`.
+    public struct Offload: Codable, Sendable {
+        /// Copied to DM.
+        public var memtables = 0
+        public var bytes: UInt64 = 0
+        /// From the decision to the last byte, summed.
+        public var seconds = 0.0
+        /// Flushed from private memory, because DM had no room or the copy would have been for nothing.
+        public var flushedLocally = 0
+        /// Copies that were not what they should be, and were thrown away.
+        public var failed = 0
+
+        enum CodingKeys: String, CodingKey {
+            case memtables
+            case bytes
+            case seconds
+            case flushedLocally = "flushed_locally"
+            case failed
         }
     }
     public struct Log: Codable, Sendable {
@@ -124,6 +146,9 @@ public struct Statistics: Codable, Sendable {
     public var stalls: [String: Stall] = [:]
     public var levels: [Level] = []
     public var dm = DisaggregatedMemory()
+    /// `direct` or `staged`.
+    public var placement = Placement.direct.rawValue
+    public var offload = Offload()
     public var wal = Log()
     public var cache = Cache()
     public var recovery = Recovery()
@@ -149,6 +174,8 @@ public struct Statistics: Codable, Sendable {
         case stalls
         case levels
         case dm
+        case placement
+        case offload
         case wal
         case cache
         case recovery

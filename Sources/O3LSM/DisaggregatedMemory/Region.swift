@@ -14,8 +14,11 @@ final class Region: @unchecked Sendable {
     let slabCount: Int
     /// Whether the object was found (and holds memtables to recover) rather than created.
     let isRecovered: Bool
+    /// Whether this is memory of one process only, see `createPrivate`.
+    let isPrivate: Bool
 
-    private init(name: String, base: UnsafeMutableRawPointer, size: Int, isRecovered: Bool) {
+    private init(name: String, base: UnsafeMutableRawPointer, size: Int, isRecovered: Bool, isPrivate: Bool = false) {
+        self.isPrivate = isPrivate
         self.name = name
         self.base = base
         self.size = size
@@ -98,6 +101,16 @@ final class Region: @unchecked Sendable {
         return region
     }
 
+    /// Memory of this process alone, laid out as a region: what is built in it can be copied to DM as it is.
+    /// It is gone with the process, and its pages are taken as they are first used.
+    static func createPrivate(size: Int) throws(EngineError) -> Region {
+        guard
+            let base = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+            base != MAP_FAILED
+        else { throw .io(operation: "reserve \(size) bytes of", path: "private memory", code: errno) }
+        return Region(name: "private memory", base: base, size: size, isRecovered: false, isPrivate: true)
+    }
+
     /// Removes the object's name; processes that have it mapped keep it until they unmap it.
     func unlink() { shm_unlink(name) }
 
@@ -158,6 +171,18 @@ final class Region: @unchecked Sendable {
         }
         @inline(__always) set {
             sharedWord64(base + RegionLayout.Header.visibleSequence).pointee.store(newValue, ordering: .releasing)
+        }
+    }
+
+    /// Where the memtables were born that are missing between what the region holds and its visible sequence.
+    var placement: Placement {
+        get {
+            sharedWord32(base + RegionLayout.Header.placement).pointee.load(ordering: .acquiring) == 1
+                ? .staged : .direct
+        }
+        set {
+            sharedWord32(base + RegionLayout.Header.placement).pointee.store(
+                newValue == .staged ? 1 : 0, ordering: .releasing)
         }
     }
 

@@ -28,6 +28,7 @@ enum RegionLayout {
         static let storeID = 32  // 16 bytes
         static let bootID = 48  // 40 bytes of text, zero-padded
         static let ready = 88  // u32: 1 once the region is initialised and the log is read into it
+        static let placement = 92  // u32: 1 while memtables are born outside of the region (staged)
         static let visibleSequence = 128  // u64, a cache line of its own
         static let nextMemtableID = 192  // u64
     }
@@ -90,7 +91,7 @@ enum RegionLayout {
         static let generation = 8  // u64: which attempt this is
         static let jobID = 16  // u64
         static let node = 24  // u32: who claimed it
-        static let roles = 28  // u32, reserved for who may claim it
+        static let isLocal = 28  // u32: 1 when only the compute node can execute it
         static let leaseDeadline = 32  // u64: CLOCK_MONOTONIC in nanoseconds
         static let descriptorBytes = 40  // u32
         static let resultBytes = 44  // u32

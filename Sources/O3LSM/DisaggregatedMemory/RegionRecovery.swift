@@ -4,6 +4,8 @@ struct RegionRecovery {
     var memtables: [Memtable] = []
     /// Entries of batches that had not become visible.
     var droppedEntries: UInt64 = 0
+    /// Everything up to here is in tables or in `memtables`.
+    var visible: SequenceNumber = 0
 
     /// - Parameters:
     ///   - flushed: everything up to here is in tables.
@@ -21,6 +23,8 @@ struct RegionRecovery {
         guard visible >= flushed, visible <= maximumSequenceNumber else {
             throw corrupt("a visible sequence of at least \(flushed)", "\(visible)")
         }
+        recovery.visible = visible
+        let isStaged = region.placement == .staged
         for slot in 0..<directory.count {
             guard let state = directory.state(slot) else { throw corrupt("a memtable state in slot \(slot)", "another value") }
             switch state {
@@ -34,14 +38,37 @@ struct RegionRecovery {
                     directory.setState(slot, .free)
                     continue
                 }
-            case .active: break
+            case .active:
+                // Made by an owner that was still reading the log into it: the log is read again.
+                if isStaged {
+                    directory.setState(slot, .free)
+                    continue
+                }
             }
             recovery.memtables.append(
                 try Memtable.attach(region: region, slot: slot, allocator: allocator) { allocator.claim($0) })
         }
         recovery.memtables.sort { ($0.firstSequence, $0.id) < ($1.firstSequence, $1.id) }
-        try recovery.settle(flushed, visible, corrupt)
+        if isStaged { recovery.keepPrefix(flushed, allocator) }
+        try recovery.settle(flushed, recovery.visible, corrupt)
         return recovery
+    }
+
+    /// Memtables arrive in a staged region in any order: what lies behind a gap comes from the log.
+    private mutating func keepPrefix(_ flushed: SequenceNumber, _ allocator: SlabAllocator) {
+        var end = flushed
+        var kept: [Memtable] = []
+        for memtable in memtables {
+            if memtable.firstSequence == end + 1, memtable.lastSequence <= visible {
+                end = max(end, memtable.lastSequence)
+                kept.append(memtable)
+            } else {
+                memtable.setState(.free)
+                memtable.discard()
+            }
+        }
+        memtables = kept
+        visible = end
     }
 
     private mutating func settle(

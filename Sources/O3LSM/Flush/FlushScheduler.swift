@@ -20,6 +20,8 @@ final class FlushScheduler {
     private struct ShardJob {
         var descriptor: FlushDescriptor
         var expectedEntries: UInt64
+        /// The shard lies in memory that only this process has.
+        var isLocal: Bool
         var slot: Int?
         var file: FileMetadata?
         var isDone = false
@@ -32,6 +34,8 @@ final class FlushScheduler {
     }
 
     private let context: Context
+    /// Whether a sealed memtable is where it will be flushed from.
+    private let isReady: (Memtable) -> Bool
     private var plans: [Plan] = []
     private var nextJobID: UInt64 = 1
     private(set) var work = Statistics.Work()
@@ -42,7 +46,10 @@ final class FlushScheduler {
     /// How long a failed job waits before it is tried again, in nanoseconds.
     private static let retryNanoseconds: UInt64 = 200_000_000
 
-    init(_ context: Context) { self.context = context }
+    init(_ context: Context, isReady: @escaping (Memtable) -> Bool = { _ in true }) {
+        self.context = context
+        self.isReady = isReady
+    }
 
     var isIdle: Bool { plans.isEmpty }
     /// Bytes of memtables that wait for their flush to be committed.
@@ -61,6 +68,8 @@ final class FlushScheduler {
                 mustLookAgain = true
                 return
             }
+            // Commits go oldest first: younger ones would wait for it.
+            guard isReady(memtable) else { return }
             plans.append(plan(memtable))
             memtable.setState(.flushing)
         }
@@ -85,7 +94,7 @@ final class FlushScheduler {
                         snapshots: context.snapshots.sequences, blockSize: context.options.blockSize,
                         compression: context.options.compression,
                         bloomBitsPerKey: context.options.bloomBitsPerKey),
-                    expectedEntries: points))
+                    expectedEntries: points, isLocal: !memtable.isInDM))
         }
         return Plan(memtable: memtable, shards: shards)
     }
@@ -119,7 +128,8 @@ final class FlushScheduler {
         // Every attempt writes a file of its own.
         job.descriptor.fileNumber = context.versions.newFileNumber()
         job.slot = context.jobs.post(
-            .flush, jobID: nextJobID, generation: nextJobID, descriptor: job.descriptor.encode())
+            .flush, jobID: nextJobID, generation: nextJobID, descriptor: job.descriptor.encode(),
+            isLocal: job.isLocal)
         job.startedAt = now
         if job.slot != nil { nextJobID += 1 }
     }

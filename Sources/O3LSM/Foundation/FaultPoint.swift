@@ -17,6 +17,10 @@ enum FaultPoint: String, CaseIterable, Sendable {
     case beforePublish = "before-publish"
     /// The old memtable is sealed, the new one not active.
     case midSeal = "mid-seal"
+    /// Some pieces of a memtable have been copied to DM.
+    case midTransfer = "mid-transfer"
+    /// All of it has been copied, and does not count yet.
+    case beforeInstall = "before-install"
     /// Some entries of a shard are in the table.
     case midFlush = "mid-flush"
     /// The tables are on storage, the manifest does not name them.

@@ -53,10 +53,12 @@ final class Memtable: @unchecked Sendable {
 
     /// A new memtable, not yet active: `activate` makes it count.
     ///
-    /// - Parameter boundaries: first keys of the shards after the first, ascending.
+    /// - Parameters:
+    ///   - id: never given to another memtable of the store's region, see `Region.takeMemtableID`.
+    ///   - boundaries: first keys of the shards after the first, ascending.
     /// - Returns: nil when the region has no slot or no slabs for it.
     static func create(
-        region: Region, allocator: SlabAllocator, boundaries: [[UInt8]], memtableSize: Int
+        id: UInt64, region: Region, allocator: SlabAllocator, boundaries: [[UInt8]], memtableSize: Int
     ) -> Memtable? {
         let directory = MemtableDirectory(region)
         let filterSlabs = MemtableFilter.slabCount(memtableSize: memtableSize)
@@ -65,7 +67,6 @@ final class Memtable: @unchecked Sendable {
         }
         guard let filter = MemtableFilter(region: region, firstSlab: firstSlab, slabs: filterSlabs) else { return nil }
         if let base = filter.bytes.baseAddress { memset(base, 0, filter.bytes.count) }
-        let id = region.takeMemtableID()
         directory.initialise(slot, memtableID: id, filter: filter)
         var shards: [Shard] = []
         for (index, bound) in ([[]] + boundaries.prefix(RegionLayout.MemtableSlot.maximumShards - 1)).enumerated() {
@@ -116,6 +117,9 @@ final class Memtable: @unchecked Sendable {
         memtable.sealedLastSequence.store(directory.lastSequence(slot), ordering: .relaxed)
         return memtable
     }
+
+    /// Whether it lies in DM, where every process can reach it, or in memory of this process alone.
+    var isInDM: Bool { !region.isPrivate }
 
     var state: MemtableState { directory.state(slot) ?? .free }
     func setState(_ state: MemtableState) { directory.setState(slot, state) }

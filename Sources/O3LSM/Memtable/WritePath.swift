@@ -10,7 +10,10 @@ import Synchronization
 /// Thread-safe.
 final class WritePath: @unchecked Sendable {
     // @unchecked: `locked` is guarded by `lock`.
-    let region: Region
+    /// Holds the visible sequence.
+    private let region: Region
+    /// Where memtables are born, and its slabs: the region itself, or private memory.
+    private let birthplace: Region
     let allocator: SlabAllocator
     let throttle: WriteThrottle
     private let options: Options
@@ -39,11 +42,14 @@ final class WritePath: @unchecked Sendable {
     let bytesWritten = Atomic<UInt64>(0)
     let batchesWritten = Atomic<UInt64>(0)
 
+    /// - Parameters:
+    ///   - birthplace: where memtables are made; `allocator` gives out its slabs.
     init(
-        region: Region, allocator: SlabAllocator, options: Options, holder: ReadStateHolder, active: Memtable,
+        region: Region, birthplace: Region, allocator: SlabAllocator, options: Options, holder: ReadStateHolder, active: Memtable,
         nextSequence: SequenceNumber, throttle: WriteThrottle
     ) {
         self.region = region
+        self.birthplace = birthplace
         self.allocator = allocator
         self.options = options
         self.holder = holder
@@ -93,7 +99,7 @@ final class WritePath: @unchecked Sendable {
             slabsNeeded(bytes, count, shards: options.shards) > allocator.slabCount - filters
         else { return }
         throw .invalidArgument(
-            "a batch of \(bytes) bytes is too large for disaggregated memory of \(region.size) bytes")
+            "a batch of \(bytes) bytes is too large for memtable memory of \(birthplace.size) bytes")
     }
 
     private func validate(_ batch: WriteBatch) throws(EngineError) -> Int {
@@ -256,7 +262,7 @@ final class WritePath: @unchecked Sendable {
     private func switchMemtable(_ active: Memtable) -> Bool {
         guard
             let fresh = Memtable.create(
-                region: region, allocator: allocator,
+                id: region.takeMemtableID(), region: birthplace, allocator: allocator,
                 boundaries: ShardBoundaries.learn(from: active.map, shards: options.shards),
                 memtableSize: options.memtableSize)
         else { return false }

@@ -10,6 +10,8 @@ final class ControlPlane: @unchecked Sendable {
     private let writes: WritePath
     private let log: WriteAheadLog
     private let flushes: FlushScheduler
+    /// nil when memtables are born in DM.
+    private let offload: OffloadScheduler?
     private let compactions: CompactionScheduler
     private let obsolete: ObsoleteFiles
     private let node: Int
@@ -49,20 +51,22 @@ final class ControlPlane: @unchecked Sendable {
 
     init(
         context: FlushScheduler.Context, writes: WritePath, log: WriteAheadLog,
-        compactions: CompactionScheduler, obsolete: ObsoleteFiles, node: Int
+        compactions: CompactionScheduler, offload: OffloadScheduler?, obsolete: ObsoleteFiles, node: Int
     ) {
         self.context = context
         self.writes = writes
         self.log = log
         self.compactions = compactions
+        self.offload = offload
         self.obsolete = obsolete
         self.node = node
-        flushes = FlushScheduler(context)
+        flushes = FlushScheduler(context) { offload?.mayFlush($0) ?? true }
     }
 
     func start() throws(EngineError) {
         let jobs = context.jobs
         writes.onSeal.withLock { $0 = { jobs.ringFinished() } }
+        try offload?.start()
         thread = try BackgroundThread("o3-control") { [self] in loop() }
         populateThread = try BackgroundThread("o3-populate") { [self] in
             context.region.populate { isStopping.load(ordering: .relaxed) }
@@ -83,6 +87,7 @@ final class ControlPlane: @unchecked Sendable {
         thread?.join()
         logThread?.join()
         populateThread?.join()
+        offload?.stop()
         let waiters = shared.withLock { shared in
             defer { shared.waiters = [] }
             return shared.waiters
@@ -111,6 +116,7 @@ final class ControlPlane: @unchecked Sendable {
         shared.withLock { shared in
             statistics.flush = shared.flush
             statistics.compaction = shared.compaction
+            if let offload { statistics.offload = offload.statistics }
             statistics.writeError = writes.currentFailure?.description
         }
     }
@@ -141,6 +147,12 @@ final class ControlPlane: @unchecked Sendable {
     }
 
     private func step() throws(EngineError) {
+        if let offload {
+            let freed = try offload.step(
+                context.holder, flushBytesPerSecond: flushes.bytesPerSecond, backlogBytes: flushes.pendingBytes,
+                hasWorkers: hasWorkers)
+            if freed { writes.roomFreed() }
+        }
         flushes.planSealedMemtables()
         let (committed, flushFailure) = try flushes.step()
         for memtable in committed { try log.flushed(through: memtable.lastSequence) }
@@ -197,6 +209,9 @@ final class ControlPlane: @unchecked Sendable {
         writes.sealIfRoom()
     }
 
+    /// Whether another process executes jobs.
+    private var hasWorkers: Bool { NodeTable(context.region).nodes().contains { $0.role == .worker } }
+
     /// Slows writers in proportion as the region fills or L0 grows, before they would have to stop.
     private func setPace() {
         let depth = compactions.l0Depth(context.versions.current)
@@ -206,7 +221,7 @@ final class ControlPlane: @unchecked Sendable {
         writes.stop.store(mustStop ? 1 : 0, ordering: .releasing)
         if wasStopped, !mustStop { writes.roomFreed() }
 
-        let dmPressure = max(0, (writes.allocator.occupancy - 0.6) / 0.4)
+        let dmPressure = max(0, ((offload?.dmOccupancy ?? writes.allocator.occupancy) - 0.6) / 0.4)
         let l0Pressure =
             options.disableAutomaticCompaction || depth < options.l0SlowdownTrigger
             ? 0

@@ -42,12 +42,15 @@ struct JobTable: @unchecked Sendable {
     static func fits(_ descriptor: [UInt8]) -> Bool { descriptor.count <= Job.maximumDescriptorBytes }
 
     /// Control plane: offers a job. nil when the table is full or the descriptor too long.
-    func post(_ kind: JobKind, jobID: UInt64, generation: UInt64, descriptor: [UInt8]) -> Int? {
+    ///
+    /// - Parameter isLocal: only the owner of the store can execute it.
+    func post(_ kind: JobKind, jobID: UInt64, generation: UInt64, descriptor: [UInt8], isLocal: Bool = false) -> Int? {
         guard JobTable.fits(descriptor) else { return nil }
         for slot in 0..<Job.count
         where state(slot).pointee.load(ordering: .acquiring) == JobState.empty.rawValue {
             let row = address(slot)
             row.storeBytes(of: kind.rawValue, toByteOffset: Job.kind, as: UInt32.self)
+            row.storeBytes(of: isLocal ? 1 : 0, toByteOffset: Job.isLocal, as: UInt32.self)
             row.storeBytes(of: generation, toByteOffset: Job.generation, as: UInt64.self)
             row.storeBytes(of: jobID, toByteOffset: Job.jobID, as: UInt64.self)
             row.storeBytes(of: 0, toByteOffset: Job.resultBytes, as: UInt32.self)
@@ -65,11 +68,14 @@ struct JobTable: @unchecked Sendable {
 
     /// Executor: takes a posted job of one of the kinds; nil when there is none. A descriptor whose
     /// checksum does not hold is marked failed and passed over.
-    func claim(_ kinds: [JobKind], node: Int, leaseNanoseconds: UInt64) -> Claim? {
+    ///
+    /// - Parameter isOwner: whether this is the process that owns the store.
+    func claim(_ kinds: [JobKind], node: Int, leaseNanoseconds: UInt64, isOwner: Bool = true) -> Claim? {
         for slot in 0..<Job.count
         where state(slot).pointee.load(ordering: .acquiring) == JobState.posted.rawValue {
             let row = address(slot)
             guard let kind = JobKind(rawValue: row.load(fromByteOffset: Job.kind, as: UInt32.self)), kinds.contains(kind),
+                isOwner || row.load(fromByteOffset: Job.isLocal, as: UInt32.self) == 0,
                 state(slot).pointee.compareExchange(
                     expected: JobState.posted.rawValue, desired: JobState.claimed.rawValue, ordering: .acquiring
                 ).exchanged

@@ -77,6 +77,9 @@ final class LogFiles {
         current?.lastSequence = lastSequence
     }
 
+    /// Returns when everything that was appended survives the death of this process.
+    func flush() throws(EngineError) { try current?.writer.flush() }
+
     /// Returns when everything that was appended survives power loss.
     func sync() throws(EngineError) { try current?.writer.sync() }
 

@@ -45,6 +45,12 @@ final class LogWriter: @unchecked Sendable {
         try finish()
     }
 
+    /// Returns when the operating system has everything appended so far.
+    func flush() throws(EngineError) {
+        if let failure { throw failure }
+        try file.flush()
+    }
+
     /// Returns when everything appended so far survives power loss.
     func sync() throws(EngineError) {
         if let failure { throw failure }

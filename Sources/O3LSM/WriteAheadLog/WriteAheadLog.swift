@@ -17,10 +17,14 @@ final class WriteAheadLog: @unchecked Sendable {
     private struct Leader: ~Copyable {
         var collector: LogCollector
         var record = LogRecordBuilder()
+        /// Whether everything that was appended has been synced.
+        var isSynced = true
     }
     private let leader: Mutex<Leader>
     /// Everything up to this sequence survives power loss.
     private let durable: Atomic<UInt64>
+    /// Everything up to this sequence survives the death of processes without DM: it is in a file of the log.
+    private let appended: Atomic<UInt64>
 
     private let bytesWritten = Atomic<UInt64>(0)
     private let syncs = Atomic<UInt64>(0)
@@ -38,6 +42,7 @@ final class WriteAheadLog: @unchecked Sendable {
         leader = Mutex(
             Leader(collector: LogCollector(holder: holder, region: region, position: durableSequence)))
         durable = Atomic(durableSequence)
+        appended = Atomic(durableSequence)
     }
 
     var durableSequence: SequenceNumber { durable.load(ordering: .acquiring) }
@@ -50,7 +55,16 @@ final class WriteAheadLog: @unchecked Sendable {
         requests.wrappingAdd(1, ordering: .relaxed)
         let wanted = region.visibleSequence
         if durable.load(ordering: .acquiring) >= wanted { return }
-        try bringUpToDate(wanted)
+        try bringUpToDate(wanted, andSync: true)
+    }
+
+    /// Returns when everything up to `sequence`, which is visible, is in a file of the log: it survives the
+    /// death of every process, though not power loss. Concurrent calls share the work.
+    ///
+    /// - Throws: as `sync`.
+    func append(through sequence: SequenceNumber) throws(EngineError) {
+        if appended.load(ordering: .acquiring) >= sequence { return }
+        try bringUpToDate(sequence, andSync: false)
     }
 
     /// A flush has made everything up to `sequence` durable: the log may forget it.
@@ -78,12 +92,13 @@ final class WriteAheadLog: @unchecked Sendable {
         return log
     }
 
-    private func bringUpToDate(_ wanted: SequenceNumber) throws(EngineError) {
+    private func bringUpToDate(_ wanted: SequenceNumber, andSync mustSync: Bool) throws(EngineError) {
         let outcome = leader.withLock { leader -> Result<Void, EngineError> in
             // Whoever led while this thread waited may have done its work.
-            if durable.load(ordering: .acquiring) >= wanted { return .success(()) }
+            let reached = mustSync ? durable.load(ordering: .acquiring) : appended.load(ordering: .acquiring)
+            if reached >= wanted { return .success(()) }
             do throws(EngineError) {
-                try write(&leader)
+                try write(&leader, andSync: mustSync)
                 return .success(())
             } catch {
                 let durable = durableSequence
@@ -95,10 +110,9 @@ final class WriteAheadLog: @unchecked Sendable {
         try outcome.get()
     }
 
-    private func write(_ leader: inout Leader) throws(EngineError) {
+    private func write(_ leader: inout Leader, andSync mustSync: Bool) throws(EngineError) {
         let end = region.visibleSequence
         leader.collector.skip(to: durableSequence)
-        var wrote = false
         while leader.collector.position < end {
             leader.record.clear()
             guard
@@ -107,20 +121,29 @@ final class WriteAheadLog: @unchecked Sendable {
             else { break }
             try files.append(leader.record.payload, lastSequence: leader.record.lastSequence)
             bytesWritten.wrappingAdd(UInt64(leader.record.count), ordering: .relaxed)
-            wrote = true
+            leader.isSynced = false
         }
-        if wrote {
+        if mustSync, !leader.isSynced {
             FaultPoint.midLogWrite.hit()
             try files.sync()
+            leader.isSynced = true
             syncs.wrappingAdd(1, ordering: .relaxed)
+        } else if !mustSync {
+            try files.flush()
         }
-        raiseDurable(to: leader.collector.position)
+        WriteAheadLog.raise(appended, to: leader.collector.position)
+        if leader.isSynced { WriteAheadLog.raise(durable, to: leader.collector.position) }
     }
 
     private func raiseDurable(to sequence: SequenceNumber) {
-        var current = durable.load(ordering: .relaxed)
+        WriteAheadLog.raise(durable, to: sequence)
+        WriteAheadLog.raise(appended, to: sequence)
+    }
+
+    private static func raise(_ word: borrowing Atomic<UInt64>, to sequence: SequenceNumber) {
+        var current = word.load(ordering: .relaxed)
         while current < sequence {
-            let (exchanged, original) = durable.compareExchange(
+            let (exchanged, original) = word.compareExchange(
                 expected: current, desired: sequence, ordering: .releasing)
             if exchanged { return }
             current = original

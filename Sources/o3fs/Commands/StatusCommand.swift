@@ -51,11 +51,11 @@ struct StatusCommand: ParsableCommand {
             "  region of \(readableBytes(UInt64(dm.regionBytes))), \(used) of \(dm.slabs) slabs in use"
         ]
         var table = TextTable()
-        table.add(["memtable", "state", "bytes", "entries", "shards"])
+        table.add(["memtable", "state", "place", "bytes", "entries", "shards"])
         for memtable in dm.memtables {
             table.add([
-                "\(memtable.id)", memtable.state, readableBytes(UInt64(max(0, memtable.bytes))), "\(memtable.entries)",
-                "\(memtable.shards.count)",
+                "\(memtable.id)", memtable.state, memtable.place, readableBytes(UInt64(max(0, memtable.bytes))),
+                "\(memtable.entries)", "\(memtable.shards.count)",
             ])
         }
         lines += table.lines(indent: "  ")

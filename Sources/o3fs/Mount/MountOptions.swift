@@ -8,7 +8,8 @@ struct MountOptions: Equatable {
 
     /// Options of `o3fs mount` that fstab can give as `name=value`: each is `--name value`.
     static let namedOptions: Set<String> = [
-        "dm-size", "memtable-size", "shards", "cache-size", "bloom-bits", "compression", "block-size",
+        "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "bloom-bits",
+        "compression", "block-size",
         "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "attr-timeout",
         "entry-timeout", "negative-timeout", "read-ahead", "log-file",
     ]

@@ -6,6 +6,16 @@ struct EngineOptions: ParsableArguments {
     @Option(name: dashed("dm-size"), help: "Disaggregated memory. Default: 1/8 of RAM within 256M and 4G.")
     var dmSize: ByteSize?
 
+    @Option(
+        help: "Where memtables are born: direct (in disaggregated memory) or staged (in private memory, copied later).")
+    var placement = Options().placement
+
+    @Option(name: dashed("local-buffer"), help: "Private memory for memtables with --placement staged.")
+    var localBuffer = ByteSize(Options().localBuffer)
+
+    @Option(name: dashed("transfer-threads"), help: "Threads that copy memtables with --placement staged.")
+    var transferThreads = Options().transferThreads
+
     @Option(name: dashed("memtable-size"), help: "Bytes of a memtable, at most a quarter of --dm-size.")
     var memtableSize = ByteSize(Options().memtableSize)
 
@@ -37,6 +47,9 @@ struct EngineOptions: ParsableArguments {
     func makeOptions() throws(EngineError) -> Options {
         var options = Options()
         options.dmSize = dmSize?.bytes
+        options.placement = placement
+        options.localBuffer = localBuffer.bytes
+        options.transferThreads = transferThreads
         options.memtableSize = memtableSize.bytes
         options.shards = shards
         options.cacheSize = cacheSize.bytes
@@ -51,6 +64,7 @@ struct EngineOptions: ParsableArguments {
     }
 }
 
+extension Placement: ExpressibleByArgument {}
 extension Compression: ExpressibleByArgument {}
 
 /// A long option under its name with dashes and, for those who come from db_bench, with underscores.

@@ -30,7 +30,7 @@ private struct Disagreement: Error, CustomStringConvertible {
 private struct ModelRun {
     private var random: SeededRandom
     private let store: TemporaryStore
-    private let options: Options
+    private var options: Options
     private var database: Database
     /// Key index → value.
     private var model: [Int: [UInt8]] = [:]
@@ -50,6 +50,8 @@ private struct ModelRun {
         options.tableFileSize = 1 << 20
         options.levelBaseSize = 1 << 20
         options.levelSizeMultiplier = 2 + Int(seed % 5)
+        options.localBuffer = seed % 2 == 0 ? 2 << 20 : 4 << 20
+        options.placement = seed % 3 == 1 ? .staged : .direct
         self.options = options
         database = try store.open(options)
     }
@@ -214,6 +216,8 @@ private struct ModelRun {
             Region.unlink(
                 storeID: try StoreIdentity.load(from: store.path + "/IDENTITY", storage: POSIXStorage()).storeID)
         }
+        // Some stores change their placement with each life.
+        if options.shards > 2 { options.placement = random.below(2) == 0 ? .staged : .direct }
         database = try store.open(options)
         try checkAll()
     }

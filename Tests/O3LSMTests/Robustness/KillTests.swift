@@ -83,7 +83,7 @@ private struct KillCampaign {
     }
 
     private mutating func verify(isReboot: Bool, place: String, closes: Bool) throws {
-        let database = try Database.open(store.path, options: CrashModel.options)
+        let database = try Database.open(store.path, options: CrashModel.options(seed: seed))
         defer { abandon(database) }
         let source = database.statistics().recovery
         func fail(_ text: String) -> Violation { Violation(description: "\(place): \(text) (recovery: \(source))") }

@@ -12,7 +12,7 @@ import O3LSM
         }
         alarm(20)  // Not even a lost parent leaves it behind.
         do throws(EngineError) {
-            let database = try Database.open(arguments[1], options: CrashModel.options)
+            let database = try Database.open(arguments[1], options: CrashModel.options(seed: seed))
             report.isReady = true
             for thread in 0..<CrashModel.threads {
                 Thread.start { write(database, report, CrashModel(seed: seed, thread: thread)) }
