@@ -38,6 +38,12 @@ int o3_pidfd_open(int32_t pid) {
     return fd == -1 ? -errno : (int)fd;
 }
 void o3_set_thread_name(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+int o3_set_affinity(const int32_t *processors, int32_t count) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int32_t index = 0; index < count; index++) CPU_SET(processors[index], &set);
+    return sched_setaffinity(0, sizeof set, &set) == -1 ? -errno : 0;
+}
 int o3_set_parent_death_signal(int signal) { return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) == -1 ? -errno : 0; }
 int o3_setfsuid(uint32_t uid) { return setfsuid(uid); }
 

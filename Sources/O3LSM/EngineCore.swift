@@ -217,6 +217,13 @@ final class EngineCore: @unchecked Sendable {
                 entries: memtable.entryCount,
                 shards: memtable.map.shards.map { $0.isEmpty ? 0 : $0.used - RegionLayout.ShardRoot.firstEntry })
         }
+        let now = monotonicNanoseconds()
+        statistics.workers = NodeTable(region).nodes().filter { $0.role == .worker }.map { node in
+            Statistics.Worker(
+                pid: node.processID, roles: node.roles.map { "\($0)" }.sorted(), load: Int(node.load),
+                capacity: Int(node.capacity), finishedJobs: node.finished,
+                heartbeatAgeSeconds: now > node.heartbeat ? Double(now - node.heartbeat) / 1e9 : 0)
+        }
         statistics.placement = options.placement.rawValue
         statistics.wal = log.statistics()
         let cache = tables.blockCache.statistics

@@ -71,25 +71,26 @@ extension EngineCore {
             active: memtables[memtables.count - 1], nextSequence: nextSequence, throttle: WriteThrottle())
         let jobs = JobTable(region)
         jobs.reset()
+        if !options.readOnly { region.build = BuildIdentity.current }
         guard let node = NodeTable(region).attach(role: .computeNode) else {
             throw .io(operation: "find a free row in the node table of", path: region.name, code: EAGAIN)
         }
         let snapshots = SnapshotList()
         let context = FlushScheduler.Context(
             options: options, jobs: jobs, layout: layout, storage: storage, versions: versions, holder: holder,
-            tables: tables, snapshots: snapshots, region: region)
+            tables: tables, snapshots: snapshots, region: region, nodes: NodeWatch(region, ownNode: node))
         let offload =
             birth.region.isPrivate
             ? OffloadScheduler(options: options, region: region, allocator: allocator) { jobs.ringFinished() } : nil
-        let control = ControlPlane(
-            context: context, writes: writes, log: log, compactions: CompactionScheduler(context),
-            offload: offload, obsolete: obsolete, node: node)
         let executor = LocalExecutor(
             jobs: jobs, node: node,
-            flush: FlushExecutor(storage: storage, layout: layout) { id in
-                holder.current.memtables.first { $0.id == id }
+            flush: FlushExecutor(storage: storage, layout: layout) { descriptor in
+                holder.current.memtables.first { $0.id == descriptor.memtableID }
             },
             compact: CompactionScheduler.executor(context))
+        let control = ControlPlane(
+            context: context, writes: writes, log: log, compactions: CompactionScheduler(context),
+            offload: offload, obsolete: obsolete, executor: executor, node: node)
         if !options.readOnly {
             try executor.start(flushThreads: options.flushThreads, compactionThreads: options.compactionThreads)
             try control.start()

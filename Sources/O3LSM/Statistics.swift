@@ -13,7 +13,10 @@ public struct Statistics: Codable, Sendable {
         public var localJobs = 0
         /// Jobs executed by other processes.
         public var offloadedJobs = 0
+        /// Attempts that came to nothing; their jobs were done again.
         public var failedJobs = 0
+        /// Those among them whose executor died or stopped answering.
+        public var lostLeases = 0
         public var bytesRead: UInt64 = 0
         public var bytesWritten: UInt64 = 0
         public var entriesIn: UInt64 = 0
@@ -28,6 +31,7 @@ public struct Statistics: Codable, Sendable {
             case localJobs = "local_jobs"
             case offloadedJobs = "offloaded_jobs"
             case failedJobs = "failed_jobs"
+            case lostLeases = "lost_leases"
             case bytesRead = "bytes_read"
             case bytesWritten = "bytes_written"
             case entriesIn = "entries_in"
@@ -42,6 +46,22 @@ public struct Statistics: Codable, Sendable {
         public var level: Int
         public var files: Int
         public var bytes: UInt64
+    }
+    /// A process that executes jobs for the owner of the store.
+    public struct Worker: Codable, Sendable {
+        public var pid: Int32
+        public var roles: [String]
+        /// Jobs it is executing, can execute at once, and has finished.
+        public var load: Int
+        public var capacity: Int
+        public var finishedJobs: UInt64
+        public var heartbeatAgeSeconds: Double
+
+        enum CodingKeys: String, CodingKey {
+            case pid, roles, load, capacity
+            case finishedJobs = "finished_jobs"
+            case heartbeatAgeSeconds = "heartbeat_age_seconds"
+        }
     }
     /// One memtable in the region.
     public struct MemtableState: Codable, Sendable {
@@ -149,6 +169,7 @@ public struct Statistics: Codable, Sendable {
     /// `direct` or `staged`.
     public var placement = Placement.direct.rawValue
     public var offload = Offload()
+    public var workers: [Worker] = []
     public var wal = Log()
     public var cache = Cache()
     public var recovery = Recovery()
@@ -176,6 +197,7 @@ public struct Statistics: Codable, Sendable {
         case dm
         case placement
         case offload
+        case workers
         case wal
         case cache
         case recovery

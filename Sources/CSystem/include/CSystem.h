@@ -30,6 +30,8 @@ int o3_getcpu(void);
 /// Returns a descriptor that becomes readable when the process dies, or -errno.
 int o3_pidfd_open(int32_t pid);
 void o3_set_thread_name(const char *name);
+/// Keeps the calling thread, and those it starts, on these processors. Returns 0 or -errno.
+int o3_set_affinity(const int32_t *processors, int32_t count);
 /// Asks for `signal` when the parent process dies. Returns 0 or -errno.
 int o3_set_parent_death_signal(int signal);
 static inline void o3_cpu_relax(void) {

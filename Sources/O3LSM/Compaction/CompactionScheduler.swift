@@ -13,7 +13,7 @@ final class CompactionScheduler {
     /// One descriptor on its way through an executor.
     private struct Part {
         var descriptor: CompactionDescriptor
-        var slot: Int?
+        var ticket: JobTable.Ticket?
         /// Set when the descriptor is too long for the job table and runs on a thread of its own.
         var direct: DirectRun?
         var result: CompactionResult?
@@ -22,9 +22,12 @@ final class CompactionScheduler {
         var compaction: Compaction
         var parts: [Part]
         var failure: EngineError?
+        /// A worker died at a part, stopped answering or failed: it is done again, in the end by the owner.
+        var hasLostPart = false
+        var offloadedParts = 0
         var startedAt: UInt64
 
-        var isOver: Bool { parts.allSatisfy { $0.slot == nil && $0.direct == nil } }
+        var isOver: Bool { parts.allSatisfy { $0.ticket == nil && $0.direct == nil } }
     }
 
     private let context: FlushScheduler.Context
@@ -33,7 +36,7 @@ final class CompactionScheduler {
     private var running: [Running] = []
     private var manual: [(id: UInt64, work: ManualCompaction)] = []
     private var unfinishedManual = Set<UInt64>()
-    private var nextJobID: UInt64 = 1 << 32
+    private var distrust = WorkerDistrust()
     private var retryAt: UInt64 = 0
     /// Recent speed of emptying L0, bytes a second; 0 before the first compaction.
     private(set) var l0BytesPerSecond = 0.0
@@ -112,6 +115,8 @@ final class CompactionScheduler {
 
     // MARK: Starting
 
+    /// Parts that may run at once.
+    private var capacity: Int { max(context.options.compactionThreads, context.nodes.capacity(for: .compaction)) }
     private var runningParts: Int { running.reduce(0) { $0 + $1.parts.count { $0.result == nil } } }
 
     private func picker() -> CompactionPicker {
@@ -121,7 +126,7 @@ final class CompactionScheduler {
     }
 
     private func pick() -> Compaction? {
-        let hasRoom = runningParts < context.options.compactionThreads
+        let hasRoom = runningParts < capacity
         var index = 0
         while index < manual.count {
             switch manual[index].work.next(picker(), nextFileNumber: context.versions.newFileNumber()) {
@@ -144,16 +149,15 @@ final class CompactionScheduler {
         let versions = context.versions
         let descriptors = compaction.descriptors(
             options: context.options, snapshots: context.snapshots.sequences,
-            maximumParts: max(1, context.options.compactionThreads - runningParts)
+            maximumParts: max(1, capacity - runningParts)
         ) { count in versions.newFileNumbers(count) }
         var parts: [Part] = []
         for descriptor in descriptors {
             let encoded = descriptor.encode()
             var part = Part(descriptor: descriptor)
-            part.slot = context.jobs.post(
-                .compaction, jobID: nextJobID, generation: nextJobID, descriptor: encoded)
-            if part.slot == nil { part.direct = DirectRun(executor, descriptor) }
-            nextJobID += 1
+            part.ticket = context.jobs.post(
+                .compaction, descriptor: encoded, isLocal: distrust.isActive(monotonicNanoseconds()))
+            if part.ticket == nil { part.direct = DirectRun(executor, descriptor) }
             parts.append(part)
         }
         running.append(
@@ -203,23 +207,35 @@ final class CompactionScheduler {
 
     private func collect(_ run: inout Running) {
         for index in run.parts.indices {
-            if let slot = run.parts[index].slot {
-                switch context.jobs.outcome(slot) {
-                case .pending: continue
-                case .done(let bytes):
+            if let ticket = run.parts[index].ticket {
+                switch context.jobs.outcome(ticket) {
+                case .posted: continue
+                case .claimed(let node):
+                    if context.nodes.holdsLease(node) { continue }
+                    run.hasLostPart = true
+                    work.lostLeases += 1
+                case .done(let bytes, let node):
+                    if !context.nodes.isOwn(node) { run.offloadedParts += 1 }
+                    distrust.succeeded(isOwn: context.nodes.isOwn(node))
                     do throws(EngineError) {
                         run.parts[index].result = try bytes.withEngineBytes { bytes throws(EngineError) in
                             try CompactionResult.decode(bytes, source: "compaction result")
                         }
                     } catch { run.failure = error }
-                case .failed(let message):
+                case .failed(let message, let node):
+                    let isOwn = context.nodes.isOwn(node)
+                    distrust.failed(isOwn: isOwn, monotonicNanoseconds())
                     let failure = JobFailure(encoded: message)
-                    run.failure = .io(
-                        operation: "compact (\(failure.message)) in", path: context.layout.tableDirectory,
-                        code: failure.code)
+                    if isOwn {
+                        run.failure = .io(
+                            operation: "compact (\(failure.message)) in", path: context.layout.tableDirectory,
+                            code: failure.code)
+                    } else {
+                        run.hasLostPart = true
+                    }
                 }
-                context.jobs.release(slot)
-                run.parts[index].slot = nil
+                context.jobs.release(ticket)
+                run.parts[index].ticket = nil
             } else if let direct = run.parts[index].direct, let outcome = direct.outcome {
                 switch outcome {
                 case .success(let result): run.parts[index].result = result
@@ -234,13 +250,17 @@ final class CompactionScheduler {
     private func conclude(_ run: Running) throws(EngineError) -> EngineError? {
         defer { run.compaction.setBusy(false) }
         let results = run.parts.compactMap(\.result)
+        if run.failure == nil, run.hasLostPart {
+            discardTables(run)
+            return nil
+        }
         let problem = run.failure ?? refusal(of: results, run)
         if let problem {
-            for file in results.flatMap(\.outputs) {
-                // Best effort: recovery removes tables that no version names.
-                try? context.storage.delete(context.layout.table(file.number))
+            discardTables(run)
+            if run.failure == nil, run.offloadedParts > 0 {
+                distrust.failed(isOwn: false, monotonicNanoseconds())
+                return nil
             }
-            work.failedJobs += 1
             retryAt = monotonicNanoseconds() + CompactionScheduler.retryNanoseconds
             return problem
         }
@@ -250,6 +270,21 @@ final class CompactionScheduler {
         try commit(edit)
         account(run, CompactionResult.joining(results))
         return nil
+    }
+
+    /// Removes what the parts have written. An executor that comes back finds its claim gone and does the same.
+    private func discardTables(_ run: Running) {
+        work.failedJobs += 1
+        // Best effort: recovery removes tables that no version names.
+        guard let names = try? context.storage.list(context.layout.tableDirectory) else { return }
+        for number in names.compactMap(StoreLayout.number(in:))
+        where run.parts.contains(where: {
+            let first = $0.descriptor.firstOutputNumber
+            return number >= first && number - first < UInt64($0.descriptor.outputNumberCount)
+        }) {
+            try? context.storage.delete(context.layout.table(number))
+            context.tables.evict(number: number)
+        }
     }
 
     /// Why the results cannot be installed; nil when they can.
@@ -277,7 +312,8 @@ final class CompactionScheduler {
     }
 
     private func account(_ run: Running, _ result: CompactionResult) {
-        work.localJobs += run.parts.count
+        work.offloadedJobs += run.offloadedParts
+        work.localJobs += run.parts.count - run.offloadedParts
         work.bytesRead += result.bytesRead
         work.bytesWritten += result.bytesWritten
         work.entriesIn += result.entriesIn

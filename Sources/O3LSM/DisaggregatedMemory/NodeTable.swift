@@ -18,7 +18,12 @@ struct NodeTable: @unchecked Sendable {
         var processID: Int32
         var startTime: UInt64
         var heartbeat: UInt64
+        /// Jobs it is executing, can execute at once, and has finished.
         var load: UInt32
+        var capacity: UInt32
+        var finished: UInt64
+        var roles: Set<JobKind>
+        var build: UInt32
     }
 
     private let region: Region
@@ -26,12 +31,25 @@ struct NodeTable: @unchecked Sendable {
     init(_ region: Region) { self.region = region }
 
     /// Takes a free row for this process; rows of dead processes are free. nil when all are taken.
-    func attach(role: Role) -> Int? {
+    ///
+    /// - Parameters:
+    ///   - roles: kinds of jobs that it executes.
+    ///   - capacity: jobs that it can execute at once.
+    func attach(role: Role, roles: Set<JobKind> = [], capacity: Int = 0) -> Int? {
         for index in 0..<RegionLayout.Node.count {
             let row = self.row(index)
             let state = sharedWord32(row + RegionLayout.Node.state)
-            if state.pointee.load(ordering: .acquiring) != 0, isAlive(index) { continue }
-            state.pointee.store(0, ordering: .relaxed)
+            let found = state.pointee.load(ordering: .acquiring)
+            if found == 2 || (found != 0 && isAlive(index)) { continue }
+            // Several processes may attach at once: 2 keeps the row while it is filled.
+            guard state.pointee.compareExchange(expected: found, desired: 2, ordering: .acquiring).exchanged else {
+                continue
+            }
+            row.storeBytes(of: BuildIdentity.current, toByteOffset: RegionLayout.Node.build, as: UInt32.self)
+            row.storeBytes(of: UInt32(capacity), toByteOffset: RegionLayout.Node.capacity, as: UInt32.self)
+            row.storeBytes(
+                of: roles.reduce(UInt32(0)) { $0 | 1 << $1.rawValue }, toByteOffset: RegionLayout.Node.roles, as: UInt32.self)
+            sharedWord64(row + RegionLayout.Node.finished).pointee.store(0, ordering: .relaxed)
             row.storeBytes(of: role.rawValue, toByteOffset: RegionLayout.Node.role, as: UInt32.self)
             row.storeBytes(of: UInt32(getpid()), toByteOffset: RegionLayout.Node.processID, as: UInt32.self)
             row.storeBytes(
@@ -51,11 +69,25 @@ struct NodeTable: @unchecked Sendable {
         sharedWord64(row(index) + RegionLayout.Node.heartbeat).pointee.store(monotonicNanoseconds(), ordering: .relaxed)
     }
 
+    /// Counts a job in (1) or out (-1) of the node's load.
+    func countJob(_ index: Int, _ change: Int) {
+        let load = sharedWord32(row(index) + RegionLayout.Node.load)
+        if change > 0 {
+            _ = load.pointee.wrappingAdd(1, ordering: .relaxed)
+        } else {
+            _ = load.pointee.wrappingSubtract(1, ordering: .relaxed)
+            _ = sharedWord64(row(index) + RegionLayout.Node.finished).pointee.wrappingAdd(1, ordering: .relaxed)
+        }
+    }
+
     /// Every attached node whose process still lives.
-    func nodes() -> [Node] {
+    func nodes() -> [Node] { attachedRows().filter { isAlive($0.index) } }
+
+    /// Every attached node; its process may be dead.
+    func attachedRows() -> [Node] {
         (0..<RegionLayout.Node.count).compactMap { index in
             let row = self.row(index)
-            guard sharedWord32(row + RegionLayout.Node.state).pointee.load(ordering: .acquiring) == 1, isAlive(index),
+            guard sharedWord32(row + RegionLayout.Node.state).pointee.load(ordering: .acquiring) == 1,
                 let role = Role(rawValue: row.load(fromByteOffset: RegionLayout.Node.role, as: UInt32.self))
             else { return nil }
             return Node(
@@ -63,11 +95,19 @@ struct NodeTable: @unchecked Sendable {
                 processID: Int32(bitPattern: row.load(fromByteOffset: RegionLayout.Node.processID, as: UInt32.self)),
                 startTime: row.load(fromByteOffset: RegionLayout.Node.startTime, as: UInt64.self),
                 heartbeat: sharedWord64(row + RegionLayout.Node.heartbeat).pointee.load(ordering: .relaxed),
-                load: sharedWord32(row + RegionLayout.Node.load).pointee.load(ordering: .relaxed))
+                load: sharedWord32(row + RegionLayout.Node.load).pointee.load(ordering: .relaxed),
+                capacity: row.load(fromByteOffset: RegionLayout.Node.capacity, as: UInt32.self),
+                finished: sharedWord64(row + RegionLayout.Node.finished).pointee.load(ordering: .relaxed),
+                roles: Set(
+                    JobKind.allCases.filter {
+                        row.load(fromByteOffset: RegionLayout.Node.roles, as: UInt32.self) & (1 << $0.rawValue) != 0
+                    }),
+                build: row.load(fromByteOffset: RegionLayout.Node.build, as: UInt32.self))
         }
     }
 
-    private func isAlive(_ index: Int) -> Bool {
+    /// Whether the process of a row lives, by its id and its start.
+    func isAlive(_ index: Int) -> Bool {
         let row = self.row(index)
         let processID = row.load(fromByteOffset: RegionLayout.Node.processID, as: UInt32.self)
         guard processID <= UInt32(Int32.max), let start = processStartTime(Int32(processID)) else { return false }

@@ -17,7 +17,14 @@ final class Region: @unchecked Sendable {
     /// Whether this is memory of one process only, see `createPrivate`.
     let isPrivate: Bool
 
-    private init(name: String, base: UnsafeMutableRawPointer, size: Int, isRecovered: Bool, isPrivate: Bool = false) {
+    /// The object's inode, 0 for private memory.
+    private let inode: ino_t
+
+    private init(
+        name: String, base: UnsafeMutableRawPointer, size: Int, isRecovered: Bool, isPrivate: Bool = false,
+        inode: ino_t = 0
+    ) {
+        self.inode = inode
         self.isPrivate = isPrivate
         self.name = name
         self.base = base
@@ -39,6 +46,16 @@ final class Region: @unchecked Sendable {
         case absent
         /// One sentence.
         case rebuilt(String)
+    }
+
+    /// Whether the name still leads to this region: an owner that closes its store takes the name away, and the
+    /// next one makes a new object.
+    var isCurrent: Bool {
+        let descriptor = shm_open(name, O_RDONLY | O_CLOEXEC, 0)
+        guard descriptor >= 0 else { return false }
+        defer { Glibc.close(descriptor) }
+        var status = stat()
+        return fstat(descriptor, &status) == 0 && status.st_ino == inode
     }
 
     /// Attaches to the live region of a store. nil with a reason when there is none that can be trusted.
@@ -68,7 +85,7 @@ final class Region: @unchecked Sendable {
             return (nil, .rebuilt("the region has holes"))
         }
         let region = Region(
-            name: name, base: try map(descriptor, size, name), size: size, isRecovered: true)
+            name: name, base: try map(descriptor, size, name), size: size, isRecovered: true, inode: status.st_ino)
         if let reason = region.reasonToDistrust(storeID: storeID, bootID: bootID) {
             return (nil, .rebuilt(reason))
         }
@@ -184,6 +201,12 @@ final class Region: @unchecked Sendable {
             sharedWord32(base + RegionLayout.Header.placement).pointee.store(
                 newValue == .staged ? 1 : 0, ordering: .releasing)
         }
+    }
+
+    /// The build of the process that owns the region; 0 before there was one.
+    var build: UInt32 {
+        get { sharedWord32(base + RegionLayout.Header.build).pointee.load(ordering: .acquiring) }
+        set { sharedWord32(base + RegionLayout.Header.build).pointee.store(newValue, ordering: .releasing) }
     }
 
     /// A fresh memtable id, never given twice in the life of a region.

@@ -11,7 +11,7 @@
 /// All integers are in the machine's byte order: a region never leaves the machine.
 enum RegionLayout {
     static let magic: UInt64 = 0x4d44_4d53_4c33_4f00  // "\0O3LSMDM"
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
 
     static let slabBytes = 1 << 20
     static let slabShift: UInt32 = 20
@@ -24,11 +24,12 @@ enum RegionLayout {
         static let version = 8  // u32
         static let slabBytes = 12  // u32
         static let regionBytes = 16  // u64
-        static let generation = 24  // u64: how often the region has been attached by an owner
+        static let generation = 24  // u64: the last generation given to a job
         static let storeID = 32  // 16 bytes
         static let bootID = 48  // 40 bytes of text, zero-padded
         static let ready = 88  // u32: 1 once the region is initialised and the log is read into it
         static let placement = 92  // u32: 1 while memtables are born outside of the region (staged)
+        static let build = 96  // u32: the owner's build; processes of another build keep away
         static let visibleSequence = 128  // u64, a cache line of its own
         static let nextMemtableID = 192  // u64
     }
@@ -41,10 +42,13 @@ enum RegionLayout {
         static let state = 0  // u32: 0 free, 1 attached
         static let role = 4  // u32: 1 compute node, 2 worker
         static let processID = 8  // u32
-        static let buildVersion = 12  // u32
+        static let build = 12  // u32
         static let startTime = 16  // u64: clock ticks since boot, from /proc/PID/stat
         static let heartbeat = 24  // u64: CLOCK_MONOTONIC in nanoseconds
         static let load = 32  // u32: jobs it is executing
+        static let capacity = 36  // u32: jobs it can execute at once
+        static let roles = 40  // u32: bit mask of 1 << JobKind
+        static let finished = 48  // u64: jobs it has finished
     }
 
     /// Futex words.
@@ -86,17 +90,14 @@ enum RegionLayout {
         static let offset = 528 << 10
         static let count = 16
         static let bytes = 128 << 10
-        static let state = 0  // u32, JobState
+        static let isLocal = 0  // u32: 1 when only the compute node can execute it
         static let kind = 4  // u32, JobKind
-        static let generation = 8  // u64: which attempt this is
-        static let jobID = 16  // u64
-        static let node = 24  // u32: who claimed it
-        static let isLocal = 28  // u32: 1 when only the compute node can execute it
-        static let leaseDeadline = 32  // u64: CLOCK_MONOTONIC in nanoseconds
+        static let word = 8  // u64: generation << 16 | node << 8 | JobState, see `JobWord`
+        static let postedAt = 32  // u64: CLOCK_MONOTONIC in nanoseconds
         static let descriptorBytes = 40  // u32
         static let resultBytes = 44  // u32
-        static let checksum = 48  // u32, CRC32C of the descriptor
-        static let resultChecksum = 52  // u32, CRC32C of the result
+        static let checksum = 48  // u32, CRC32C of the generation and the descriptor
+        static let resultChecksum = 52  // u32, CRC32C of the generation and the result
         static let descriptor = 64
         static let maximumDescriptorBytes = (64 << 10) - 64
         static let result = 64 << 10
@@ -166,7 +167,7 @@ enum JobState: UInt32 {
 }
 
 /// What a job does.
-enum JobKind: UInt32 {
+enum JobKind: UInt32, CaseIterable {
     case flush = 1
     case compaction = 2
 }

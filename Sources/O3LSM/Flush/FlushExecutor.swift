@@ -3,15 +3,20 @@
 struct FlushExecutor: Sendable {
     let storage: any Storage
     let layout: StoreLayout
+    /// Bounds the bytes read; nil: unbounded.
+    var limiter: RateLimiter?
     /// The sealed memtable a descriptor names; nil when there is none any more.
-    let memtable: @Sendable (_ id: UInt64) -> Memtable?
+    let memtable: @Sendable (_ descriptor: FlushDescriptor) throws(EngineError) -> Memtable?
+
+    /// Bytes of entries between two looks at the limiter.
+    private static let paymentBytes = 256 << 10
 
     /// Writes, syncs and measures the table. Every entry's checksum is verified on the way.
     ///
     /// An entry is dropped when a newer one of its key, or a range tombstone, hides it from the newest
     /// state and from every snapshot. On an error the table's file is removed.
     func run(_ descriptor: FlushDescriptor) throws(EngineError) -> FlushResult {
-        guard let memtable = memtable(descriptor.memtableID) else {
+        guard let memtable = try memtable(descriptor) else {
             throw .invalidArgument("there is no memtable \(descriptor.memtableID) to flush")
         }
         let map = memtable.map
@@ -47,6 +52,7 @@ struct FlushExecutor: Sendable {
         var dropped: UInt64 = 0
         var previousKey = UnsafeRawBufferPointer(start: nil, count: 0)
         var previousStratum = -1
+        var unpaid = 0
         while let entry = iterator.entry {
             let room = RegionLayout.slabBytes - Int(iterator.entryOffset) % RegionLayout.slabBytes
             guard entry.isIntact(room: room) else {
@@ -65,6 +71,11 @@ struct FlushExecutor: Sendable {
             // Keys stay where they are in the arena, so that the pointer outlives the step.
             previousKey = key
             previousStratum = stratum
+            unpaid += key.count + entry.valueLength
+            if let limiter, unpaid >= FlushExecutor.paymentBytes {
+                limiter.acquire(UInt64(unpaid))
+                unpaid = 0
+            }
             try iterator.next()
         }
         for tombstone in clipped { try builder.addRangeTombstone(tombstone) }

@@ -15,6 +15,7 @@ final class FlushScheduler {
         var tables: TableCache
         var snapshots: SnapshotList
         var region: Region
+        var nodes: NodeWatch
     }
 
     private struct ShardJob {
@@ -22,7 +23,7 @@ final class FlushScheduler {
         var expectedEntries: UInt64
         /// The shard lies in memory that only this process has.
         var isLocal: Bool
-        var slot: Int?
+        var ticket: JobTable.Ticket?
         var file: FileMetadata?
         var isDone = false
         var retryAt: UInt64 = 0
@@ -37,7 +38,7 @@ final class FlushScheduler {
     /// Whether a sealed memtable is where it will be flushed from.
     private let isReady: (Memtable) -> Bool
     private var plans: [Plan] = []
-    private var nextJobID: UInt64 = 1
+    private var distrust = WorkerDistrust()
     private(set) var work = Statistics.Work()
     /// Recent speed of flushing, bytes of memtable a second; 0 before the first flush.
     private(set) var bytesPerSecond = 0.0
@@ -107,7 +108,7 @@ final class FlushScheduler {
         let now = monotonicNanoseconds()
         for plan in plans.indices {
             for shard in plans[plan].shards.indices where !plans[plan].shards[shard].isDone {
-                if plans[plan].shards[shard].slot == nil {
+                if plans[plan].shards[shard].ticket == nil {
                     post(&plans[plan].shards[shard], now)
                 } else if let error = collect(&plans[plan].shards[shard], now) {
                     failure = error
@@ -127,43 +128,64 @@ final class FlushScheduler {
         guard now >= job.retryAt else { return }
         // Every attempt writes a file of its own.
         job.descriptor.fileNumber = context.versions.newFileNumber()
-        job.slot = context.jobs.post(
-            .flush, jobID: nextJobID, generation: nextJobID, descriptor: job.descriptor.encode(),
-            isLocal: job.isLocal)
+        job.ticket = context.jobs.post(
+            .flush, descriptor: job.descriptor.encode(), isLocal: job.isLocal || distrust.isActive(now))
         job.startedAt = now
-        if job.slot != nil { nextJobID += 1 }
     }
 
     private func collect(_ job: inout ShardJob, _ now: UInt64) -> EngineError? {
-        guard let slot = job.slot else { return nil }
+        guard let ticket = job.ticket else { return nil }
         let error: EngineError
-        switch context.jobs.outcome(slot) {
-        case .pending:
+        let isOwn: Bool
+        switch context.jobs.outcome(ticket) {
+        case .posted:
             return nil
-        case .done(let bytes):
-            context.jobs.release(slot)
-            job.slot = nil
+        case .claimed(let node):
+            if context.nodes.holdsLease(node) { return nil }
+            // Its executor is dead or does not answer: nothing is lost, another one does it.
+            takeBack(&job, ticket)
+            return nil
+        case .done(let bytes, let node):
+            context.jobs.release(ticket)
+            job.ticket = nil
             do throws(EngineError) {
                 job.file = try verify(FlushResult.decode(bytes), job)
                 job.isDone = true
-                work.localJobs += 1
+                if context.nodes.isOwn(node) { work.localJobs += 1 } else { work.offloadedJobs += 1 }
+                distrust.succeeded(isOwn: context.nodes.isOwn(node))
                 work.seconds += Double(now - job.startedAt) / 1e9
                 return nil
             } catch let refused {
+                isOwn = context.nodes.isOwn(node)
                 error = refused
             }
-        case .failed(let message):
-            context.jobs.release(slot)
-            job.slot = nil
+        case .failed(let message, let node):
+            context.jobs.release(ticket)
+            job.ticket = nil
+            isOwn = context.nodes.isOwn(node)
             let failure = JobFailure(encoded: message)
             error = .io(operation: "flush (\(failure.message)) into", path: context.layout.table(job.descriptor.fileNumber), code: failure.code)
         }
+        discardTable(job)
+        job.retryAt = now + FlushScheduler.retryNanoseconds
+        distrust.failed(isOwn: isOwn, now)
+        // What a worker could not do, the owner may: writers need not hear of it before that has failed, too.
+        return isOwn ? error : nil
+    }
+
+    private func takeBack(_ job: inout ShardJob, _ ticket: JobTable.Ticket) {
+        context.jobs.release(ticket)
+        job.ticket = nil
+        discardTable(job)
+        work.lostLeases += 1
+    }
+
+    /// Removes what an attempt has written. An executor that comes back finds its claim gone and does the same.
+    private func discardTable(_ job: ShardJob) {
         // Best effort: recovery removes tables that no version names.
         try? context.storage.delete(context.layout.table(job.descriptor.fileNumber))
         context.tables.evict(number: job.descriptor.fileNumber)
-        job.retryAt = now + FlushScheduler.retryNanoseconds
         work.failedJobs += 1
-        return error
     }
 
     /// Checks what an executor claims against the shard and against the table itself.

@@ -80,10 +80,12 @@ final class Memtable: @unchecked Sendable {
 
     /// The view of a memtable that is already in DM; every number is checked.
     ///
-    /// - Parameter claim: told of each slab the memtable names; false refuses it.
-    static func attach(region: Region, slot: Int, allocator: SlabAllocator, claim: (UInt32) -> Bool)
-        throws(EngineError) -> Memtable
-    {
+    /// - Parameters:
+    ///   - isReader: leave it as it is: another process owns it.
+    ///   - claim: told of each slab the memtable names; false refuses it.
+    static func attach(
+        region: Region, slot: Int, allocator: SlabAllocator, isReader: Bool = false, claim: (UInt32) -> Bool
+    ) throws(EngineError) -> Memtable {
         let directory = MemtableDirectory(region)
         func corrupt(_ expected: String, _ found: String) -> EngineError {
             .corruption(
@@ -105,7 +107,7 @@ final class Memtable: @unchecked Sendable {
                 throw corrupt("a boundary of shard \(index)", "an impossible length")
             }
             let shard = Shard(region: region, memtableID: id, index: index, lowerBound: bound)
-            if let root = directory.rootSlab(slot, shard: index) { try shard.attach(rootSlab: root, claim: claim) }
+            if let root = directory.rootSlab(slot, shard: index) { try shard.attach(rootSlab: root, isReader: isReader, claim: claim) }
             shards.append(shard)
         }
         shards.sort { compareKeys($0.lowerBound, $1.lowerBound) < 0 }

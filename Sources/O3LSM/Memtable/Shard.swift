@@ -198,8 +198,10 @@ final class Shard: @unchecked Sendable {
 
     /// Rebuilds the private view of a shard whose root is `rootSlab`, checking every number.
     ///
-    /// - Parameter claim: called for each slab; false means that the slab cannot belong to this shard.
-    func attach(rootSlab: UInt32, claim: (UInt32) -> Bool) throws(EngineError) {
+    /// - Parameters:
+    ///   - isReader: leave the shard as it is: another process owns it.
+    ///   - claim: called for each slab; false means that the slab cannot belong to this shard.
+    func attach(rootSlab: UInt32, isReader: Bool = false, claim: (UInt32) -> Bool) throws(EngineError) {
         guard let base = region.slab(rootSlab), claim(rootSlab) else {
             throw corruption(at: 0, "a slab of its own", "slab \(rootSlab)")
         }
@@ -226,7 +228,7 @@ final class Shard: @unchecked Sendable {
             bases[position] = address
             slabs.append(slab)
         }
-        sharedWord32(base + Root.slabCount).pointee.store(UInt32(needed), ordering: .releasing)
+        if !isReader { sharedWord32(base + Root.slabCount).pointee.store(UInt32(needed), ordering: .releasing) }
         slabCount.store(needed, ordering: .releasing)
         nextOffset = end
         reservedBytes = end - Root.firstEntry

@@ -14,6 +14,7 @@ final class ControlPlane: @unchecked Sendable {
     private let offload: OffloadScheduler?
     private let compactions: CompactionScheduler
     private let obsolete: ObsoleteFiles
+    private let executor: LocalExecutor
     private let node: Int
 
     /// A request of a caller that waits for background work.
@@ -51,7 +52,8 @@ final class ControlPlane: @unchecked Sendable {
 
     init(
         context: FlushScheduler.Context, writes: WritePath, log: WriteAheadLog,
-        compactions: CompactionScheduler, offload: OffloadScheduler?, obsolete: ObsoleteFiles, node: Int
+        compactions: CompactionScheduler, offload: OffloadScheduler?, obsolete: ObsoleteFiles, executor: LocalExecutor,
+        node: Int
     ) {
         self.context = context
         self.writes = writes
@@ -59,6 +61,7 @@ final class ControlPlane: @unchecked Sendable {
         self.compactions = compactions
         self.offload = offload
         self.obsolete = obsolete
+        self.executor = executor
         self.node = node
         flushes = FlushScheduler(context) { offload?.mayFlush($0) ?? true }
     }
@@ -147,10 +150,13 @@ final class ControlPlane: @unchecked Sendable {
     }
 
     private func step() throws(EngineError) {
+        let nodes = context.nodes
+        nodes.refresh()
+        executor.setWorkers(flush: nodes.hasWorkers(for: .flush), compaction: nodes.hasWorkers(for: .compaction))
         if let offload {
             let freed = try offload.step(
                 context.holder, flushBytesPerSecond: flushes.bytesPerSecond, backlogBytes: flushes.pendingBytes,
-                hasWorkers: hasWorkers)
+                hasWorkers: nodes.hasWorkers(for: .flush))
             if freed { writes.roomFreed() }
         }
         flushes.planSealedMemtables()
@@ -208,9 +214,6 @@ final class ControlPlane: @unchecked Sendable {
         nextSealAt = now + ControlPlane.sealNanoseconds
         writes.sealIfRoom()
     }
-
-    /// Whether another process executes jobs.
-    private var hasWorkers: Bool { NodeTable(context.region).nodes().contains { $0.role == .worker } }
 
     /// Slows writers in proportion as the region fills or L0 grows, before they would have to stop.
     private func setPace() {

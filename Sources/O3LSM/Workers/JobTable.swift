@@ -4,160 +4,247 @@ import Synchronization
 /// Background work as descriptors in DM: *empty → posted → claimed → done | failed → empty*.
 ///
 /// The control plane posts and collects; any attached process claims and executes. A descriptor holds all
-/// that a stateless executor needs, and each attempt carries a generation, so that the answer of an
-/// executor whose lease has run out is refused. Thread-safe between processes; states are atomic words.
+/// that a stateless executor needs. State, executor and generation of a slot are one atomic word, and a
+/// generation is never given twice in the life of a region: an executor that has lost its claim finds
+/// another word, and its answer is refused. Thread-safe between processes.
 struct JobTable: @unchecked Sendable {
     // @unchecked: see above.
     typealias Job = RegionLayout.Job
 
+    /// A posted job, for the one who posted it.
+    struct Ticket: Equatable, Sendable {
+        var slot: Int
+        var generation: UInt64
+    }
+
     /// A job as its executor sees it.
     struct Claim: Sendable {
-        var slot: Int
+        var ticket: Ticket
+        var node: Int
         var kind: JobKind
-        var jobID: UInt64
-        var generation: UInt64
         var descriptor: [UInt8]
     }
 
     /// What became of a job.
     enum Outcome: Sendable {
-        case pending
-        case done([UInt8])
-        case failed(String)
+        /// Nobody has claimed it.
+        case posted
+        /// The node is at it.
+        case claimed(node: Int)
+        case done([UInt8], node: Int)
+        case failed(String, node: Int)
     }
 
     private let region: Region
 
     init(_ region: Region) { self.region = region }
 
-    private var posted: Doorbell { region.doorbell(RegionLayout.Doorbells.jobPosted) }
-    private var finished: Doorbell { region.doorbell(RegionLayout.Doorbells.jobFinished) }
+    private var postedBell: Doorbell { region.doorbell(RegionLayout.Doorbells.jobPosted) }
+    private var finishedBell: Doorbell { region.doorbell(RegionLayout.Doorbells.jobFinished) }
 
-    /// Forgets every job: after a crash the control plane posts what is still to be done.
+    /// Forgets every job: after a crash the control plane posts what is still to be done. Whoever executes one
+    /// finds that it has lost its claim.
     func reset() {
-        for slot in 0..<Job.count { state(slot).pointee.store(JobState.empty.rawValue, ordering: .releasing) }
+        for slot in 0..<Job.count { word(slot).pointee.store(0, ordering: .releasing) }
     }
 
     /// Whether a descriptor fits; one that does not is executed without the table.
     static func fits(_ descriptor: [UInt8]) -> Bool { descriptor.count <= Job.maximumDescriptorBytes }
 
-    /// Control plane: offers a job. nil when the table is full or the descriptor too long.
+    // MARK: The control plane
+
+    /// Offers a job. nil when the table is full or the descriptor too long.
     ///
     /// - Parameter isLocal: only the owner of the store can execute it.
-    func post(_ kind: JobKind, jobID: UInt64, generation: UInt64, descriptor: [UInt8], isLocal: Bool = false) -> Int? {
+    func post(_ kind: JobKind, descriptor: [UInt8], isLocal: Bool = false) -> Ticket? {
         guard JobTable.fits(descriptor) else { return nil }
-        for slot in 0..<Job.count
-        where state(slot).pointee.load(ordering: .acquiring) == JobState.empty.rawValue {
+        for slot in 0..<Job.count where load(slot).state == .empty {
+            let generation = nextGeneration()
             let row = address(slot)
-            row.storeBytes(of: kind.rawValue, toByteOffset: Job.kind, as: UInt32.self)
             row.storeBytes(of: isLocal ? 1 : 0, toByteOffset: Job.isLocal, as: UInt32.self)
-            row.storeBytes(of: generation, toByteOffset: Job.generation, as: UInt64.self)
-            row.storeBytes(of: jobID, toByteOffset: Job.jobID, as: UInt64.self)
+            row.storeBytes(of: kind.rawValue, toByteOffset: Job.kind, as: UInt32.self)
+            row.storeBytes(of: monotonicNanoseconds(), toByteOffset: Job.postedAt, as: UInt64.self)
             row.storeBytes(of: 0, toByteOffset: Job.resultBytes, as: UInt32.self)
             row.storeBytes(of: UInt32(descriptor.count), toByteOffset: Job.descriptorBytes, as: UInt32.self)
             descriptor.withUnsafeBytes { source in
                 if let base = source.baseAddress { memcpy(row + Job.descriptor, base, source.count) }
-                row.storeBytes(of: CRC32C.checksum(source), toByteOffset: Job.checksum, as: UInt32.self)
+                row.storeBytes(
+                    of: JobTable.checksum(source, generation), toByteOffset: Job.checksum, as: UInt32.self)
             }
-            state(slot).pointee.store(JobState.posted.rawValue, ordering: .releasing)
-            posted.ring()
-            return slot
+            word(slot).pointee.store(
+                JobWord(generation: generation, node: 0, state: .posted).bits, ordering: .releasing)
+            postedBell.ring()
+            return Ticket(slot: slot, generation: generation)
         }
         return nil
     }
 
-    /// Executor: takes a posted job of one of the kinds; nil when there is none. A descriptor whose
-    /// checksum does not hold is marked failed and passed over.
+    /// What a posted job has come to.
+    func outcome(_ ticket: Ticket) -> Outcome {
+        let current = load(ticket.slot)
+        guard current.generation == ticket.generation else {
+            return .failed(JobFailure.message(5, "the job table has lost the job"), node: current.node)
+        }
+        switch current.state {
+        case .posted, .empty: return .posted
+        case .claimed: return .claimed(node: current.node)
+        case .done, .failed: break
+        }
+        let row = address(ticket.slot)
+        let count = Int(row.load(fromByteOffset: Job.resultBytes, as: UInt32.self))
+        guard count <= Job.maximumResultBytes else {
+            return .failed(JobFailure.message(5, "the job's result has an impossible length"), node: current.node)
+        }
+        let payload = [UInt8](UnsafeRawBufferPointer(start: row + Job.result, count: count))
+        let stored = row.load(fromByteOffset: Job.resultChecksum, as: UInt32.self)
+        guard stored == payload.withUnsafeBytes({ JobTable.checksum($0, ticket.generation) }) else {
+            return .failed(
+                JobFailure.message(5, "the checksum of the job's result does not hold"), node: current.node)
+        }
+        return current.state == .done
+            ? .done(payload, node: current.node)
+            : .failed(String(decoding: payload, as: UTF8.self), node: current.node)
+    }
+
+    /// Gives the slot back, whatever has become of the job: nobody can finish it any more.
+    func release(_ ticket: Ticket) {
+        var current = load(ticket.slot)
+        while current.generation == ticket.generation {
+            let (exchanged, original) = word(ticket.slot).pointee.compareExchange(
+                expected: current.bits, desired: 0, ordering: .acquiringAndReleasing)
+            if exchanged { return }
+            current = JobWord(bits: original)
+        }
+    }
+
+    // MARK: Executors
+
+    /// Takes a posted job of one of the kinds; nil when there is none. A descriptor whose checksum does not hold
+    /// is marked failed and passed over.
     ///
-    /// - Parameter isOwner: whether this is the process that owns the store.
-    func claim(_ kinds: [JobKind], node: Int, leaseNanoseconds: UInt64, isOwner: Bool = true) -> Claim? {
-        for slot in 0..<Job.count
-        where state(slot).pointee.load(ordering: .acquiring) == JobState.posted.rawValue {
+    /// - Parameters:
+    ///   - isOwner: whether this is the process that owns the store.
+    ///   - leastAgeNanoseconds: younger jobs are left to others, unless only the owner can execute them.
+    func claim(_ kinds: [JobKind], node: Int, isOwner: Bool, leastAgeNanoseconds: (JobKind) -> UInt64 = { _ in 0 })
+        -> Claim?
+    {
+        for slot in 0..<Job.count {
+            let current = load(slot)
             let row = address(slot)
-            guard let kind = JobKind(rawValue: row.load(fromByteOffset: Job.kind, as: UInt32.self)), kinds.contains(kind),
-                isOwner || row.load(fromByteOffset: Job.isLocal, as: UInt32.self) == 0,
-                state(slot).pointee.compareExchange(
-                    expected: JobState.posted.rawValue, desired: JobState.claimed.rawValue, ordering: .acquiring
+            guard current.state == .posted,
+                let kind = JobKind(rawValue: row.load(fromByteOffset: Job.kind, as: UInt32.self)), kinds.contains(kind)
+            else { continue }
+            let isLocal = row.load(fromByteOffset: Job.isLocal, as: UInt32.self) != 0
+            guard isOwner || !isLocal else { continue }
+            let age = monotonicNanoseconds() &- row.load(fromByteOffset: Job.postedAt, as: UInt64.self)
+            guard isLocal || age >= leastAgeNanoseconds(kind) else { continue }
+            let claimed = JobWord(generation: current.generation, node: node, state: .claimed)
+            guard
+                word(slot).pointee.compareExchange(
+                    expected: current.bits, desired: claimed.bits, ordering: .acquiringAndReleasing
                 ).exchanged
             else { continue }
-            row.storeBytes(of: UInt32(node), toByteOffset: Job.node, as: UInt32.self)
-            row.storeBytes(
-                of: monotonicNanoseconds() + leaseNanoseconds, toByteOffset: Job.leaseDeadline, as: UInt64.self)
-            let generation = row.load(fromByteOffset: Job.generation, as: UInt64.self)
+            let ticket = Ticket(slot: slot, generation: current.generation)
             let count = Int(row.load(fromByteOffset: Job.descriptorBytes, as: UInt32.self))
-            guard count <= Job.maximumDescriptorBytes else {
-                fail(slot, generation, "the job descriptor has an impossible length")
-                continue
-            }
-            let descriptor = [UInt8](UnsafeRawBufferPointer(start: row + Job.descriptor, count: count))
-            guard
+            let descriptor = [UInt8](
+                UnsafeRawBufferPointer(start: row + Job.descriptor, count: min(count, Job.maximumDescriptorBytes)))
+            let claim = Claim(ticket: ticket, node: node, kind: kind, descriptor: descriptor)
+            guard count <= Job.maximumDescriptorBytes,
                 row.load(fromByteOffset: Job.checksum, as: UInt32.self)
-                    == descriptor.withUnsafeBytes({ CRC32C.checksum($0) })
+                    == descriptor.withUnsafeBytes({ JobTable.checksum($0, ticket.generation) })
             else {
-                fail(slot, generation, "the job descriptor's checksum does not hold")
+                fail(claim, JobFailure.message(5, "the job descriptor's checksum does not hold"))
                 continue
             }
-            return Claim(
-                slot: slot, kind: kind, jobID: row.load(fromByteOffset: Job.jobID, as: UInt64.self),
-                generation: generation, descriptor: descriptor)
+            return claim
         }
         return nil
     }
 
-    /// Executor: hands over a result. A result that is too long for the table is a failure.
-    func finish(_ slot: Int, _ generation: UInt64, result: [UInt8]) {
+    /// Whether the job is still the executor's. Once false it stays false.
+    func isHeld(_ claim: Claim) -> Bool { load(claim.ticket.slot).bits == JobTable.held(claim).bits }
+
+    /// Hands over a result.
+    ///
+    /// - Returns: false when the claim was lost: nobody will use what was made.
+    @discardableResult
+    func finish(_ claim: Claim, result: [UInt8]) -> Bool {
         guard result.count <= Job.maximumResultBytes else {
-            return fail(slot, generation, "the job's result is too long")
+            fail(claim, JobFailure.message(7, "the job's result is too long"))
+            return false
         }
-        conclude(slot, generation, .done, result)
+        return conclude(claim, .done, result)
     }
 
-    /// Executor: gives up with one sentence.
-    func fail(_ slot: Int, _ generation: UInt64, _ message: String) {
-        conclude(slot, generation, .failed, Array(message.utf8.prefix(4096)))
+    /// Gives up with an errno and one sentence, see `JobFailure`.
+    func fail(_ claim: Claim, _ message: String) {
+        _ = conclude(claim, .failed, Array(message.utf8.prefix(4096)))
     }
 
-    private func conclude(_ slot: Int, _ generation: UInt64, _ newState: JobState, _ payload: [UInt8]) {
-        let row = address(slot)
-        guard row.load(fromByteOffset: Job.generation, as: UInt64.self) == generation else { return }
+    /// An executor that was held up may write here what is not its slot any more; then the checksum, which
+    /// includes the generation, does not hold for the one that is at it now, and that job is done again.
+    private func conclude(_ claim: Claim, _ newState: JobState, _ payload: [UInt8]) -> Bool {
+        guard isHeld(claim) else { return false }
+        let row = address(claim.ticket.slot)
         payload.withUnsafeBytes { source in
             if let base = source.baseAddress { memcpy(row + Job.result, base, source.count) }
-            row.storeBytes(of: CRC32C.checksum(source), toByteOffset: Job.resultChecksum, as: UInt32.self)
+            row.storeBytes(
+                of: JobTable.checksum(source, claim.ticket.generation), toByteOffset: Job.resultChecksum,
+                as: UInt32.self)
         }
         row.storeBytes(of: UInt32(payload.count), toByteOffset: Job.resultBytes, as: UInt32.self)
-        _ = state(slot).pointee.compareExchange(
-            expected: JobState.claimed.rawValue, desired: newState.rawValue, ordering: .releasing)
-        finished.ring()
+        let concluded = JobWord(generation: claim.ticket.generation, node: claim.node, state: newState)
+        let isTaken = word(claim.ticket.slot).pointee.compareExchange(
+            expected: JobTable.held(claim).bits, desired: concluded.bits, ordering: .acquiringAndReleasing
+        ).exchanged
+        finishedBell.ring()
+        return isTaken
     }
 
-    /// Control plane: what a posted job has come to.
-    func outcome(_ slot: Int) -> Outcome {
-        let row = address(slot)
-        let current = JobState(rawValue: state(slot).pointee.load(ordering: .acquiring))
-        guard current == .done || current == .failed else { return .pending }
-        let count = Int(row.load(fromByteOffset: Job.resultBytes, as: UInt32.self))
-        guard count <= Job.maximumResultBytes else { return .failed("the job's result has an impossible length") }
-        let payload = [UInt8](UnsafeRawBufferPointer(start: row + Job.result, count: count))
-        guard
-            row.load(fromByteOffset: Job.resultChecksum, as: UInt32.self)
-                == payload.withUnsafeBytes({ CRC32C.checksum($0) })
-        else { return .failed("the checksum of the job's result does not hold") }
-        return current == .done ? .done(payload) : .failed(String(decoding: payload, as: UTF8.self))
-    }
-
-    /// Control plane: gives the slot back.
-    func release(_ slot: Int) { state(slot).pointee.store(JobState.empty.rawValue, ordering: .releasing) }
+    // MARK: Waiting
 
     /// Tickets and waits for both sides.
-    var postedTicket: UInt32 { posted.ticket }
-    func waitForPost(since ticket: UInt32, milliseconds: Int) { posted.wait(since: ticket, milliseconds: milliseconds) }
-    func ringPosted() { posted.ring() }
-    var finishedTicket: UInt32 { finished.ticket }
-    func waitForFinish(since ticket: UInt32, milliseconds: Int) {
-        finished.wait(since: ticket, milliseconds: milliseconds)
+    var postedTicket: UInt32 { postedBell.ticket }
+    func waitForPost(since ticket: UInt32, milliseconds: Int) {
+        postedBell.wait(since: ticket, milliseconds: milliseconds)
     }
-    func ringFinished() { finished.ring() }
+    func ringPosted() { postedBell.ring() }
+    var finishedTicket: UInt32 { finishedBell.ticket }
+    func waitForFinish(since ticket: UInt32, milliseconds: Int) {
+        finishedBell.wait(since: ticket, milliseconds: milliseconds)
+    }
+    func ringFinished() { finishedBell.ring() }
 
+    // MARK: Words
+
+    private static func held(_ claim: Claim) -> JobWord {
+        JobWord(generation: claim.ticket.generation, node: claim.node, state: .claimed)
+    }
+    private static func checksum(_ bytes: UnsafeRawBufferPointer, _ generation: UInt64) -> UInt32 {
+        withUnsafeBytes(of: generation) { CRC32C.checksum(bytes, seed: CRC32C.checksum($0)) }
+    }
+    private func nextGeneration() -> UInt64 {
+        sharedWord64(region.base + RegionLayout.Header.generation).pointee
+            .wrappingAdd(1, ordering: .relaxed).newValue & JobWord.maximumGeneration
+    }
+    private func load(_ slot: Int) -> JobWord { JobWord(bits: word(slot).pointee.load(ordering: .acquiring)) }
     private func address(_ slot: Int) -> UnsafeMutableRawPointer { region.base + Job.offset + slot * Job.bytes }
-    private func state(_ slot: Int) -> UnsafeMutablePointer<Atomic<UInt32>> { sharedWord32(address(slot) + Job.state) }
+    private func word(_ slot: Int) -> UnsafeMutablePointer<Atomic<UInt64>> { sharedWord64(address(slot) + Job.word) }
+}
+
+/// A job slot's state, its executor's row in the node table, and the generation, in one word.
+struct JobWord: Equatable {
+    static let maximumGeneration: UInt64 = (1 << 48) - 1
+
+    let bits: UInt64
+
+    init(bits: UInt64) { self.bits = bits }
+    init(generation: UInt64, node: Int, state: JobState) {
+        bits = generation << 16 | UInt64(UInt8(truncatingIfNeeded: node)) << 8 | UInt64(state.rawValue)
+    }
+
+    var generation: UInt64 { bits >> 16 }
+    var node: Int { Int(bits >> 8 & 0xff) }
+    /// What no version of the layout knows counts as empty.
+    var state: JobState { JobState(rawValue: UInt32(bits & 0xff)) ?? .empty }
 }

@@ -9,8 +9,14 @@ final class LocalExecutor: Sendable {
     private let isStopping = Atomic<Bool>(false)
     private let threads = Mutex<[BackgroundThread]>([])
 
-    /// A local job is watched by its own process, so that its lease only has to outlast any job.
-    private static let leaseNanoseconds: UInt64 = 24 * 3600 * 1_000_000_000
+    /// How long jobs are left to workers before a thread of the owner takes them, in nanoseconds, by kind.
+    private let flushGrace = Atomic<UInt64>(0)
+    private let compactionGrace = Atomic<UInt64>(0)
+
+    /// With workers alive, flushes that wait longer than this show that all of them are slow; compactions may
+    /// queue for a while.
+    private static let flushGraceNanoseconds: UInt64 = NodeWatch.leaseNanoseconds
+    private static let compactionGraceNanoseconds: UInt64 = 30_000_000_000
 
     init(
         jobs: JobTable, node: Int, flush: FlushExecutor,
@@ -25,6 +31,16 @@ final class LocalExecutor: Sendable {
     func start(flushThreads: Int, compactionThreads: Int) throws(EngineError) {
         for index in 0..<flushThreads { try addThread("o3-flush-\(index)", .flush) }
         for index in 0..<compactionThreads { try addThread("o3-compact-\(index)", .compaction) }
+    }
+
+    /// Control plane: whether workers take jobs of each kind off this process's hands.
+    func setWorkers(flush: Bool, compaction: Bool) {
+        let flushGrace = flush ? LocalExecutor.flushGraceNanoseconds : 0
+        let compactionGrace = compaction ? LocalExecutor.compactionGraceNanoseconds : 0
+        let hadFlush = self.flushGrace.exchange(flushGrace, ordering: .relaxed)
+        let hadCompaction = self.compactionGrace.exchange(compactionGrace, ordering: .relaxed)
+        // The last one has gone: what was left to it is due now.
+        if flushGrace < hadFlush || compactionGrace < hadCompaction { jobs.ringPosted() }
     }
 
     /// Lets running jobs end (compactions are cut short) and joins the threads.
@@ -46,7 +62,10 @@ final class LocalExecutor: Sendable {
     private func loop(_ kind: JobKind) {
         while !isStopping.load(ordering: .acquiring) {
             let ticket = jobs.postedTicket
-            if let claim = jobs.claim([kind], node: node, leaseNanoseconds: LocalExecutor.leaseNanoseconds) {
+            let claim = jobs.claim([kind], node: node, isOwner: true) { kind in
+                kind == .flush ? flushGrace.load(ordering: .relaxed) : compactionGrace.load(ordering: .relaxed)
+            }
+            if let claim {
                 execute(claim)
             } else {
                 jobs.waitForPost(since: ticket, milliseconds: 500)
@@ -66,9 +85,9 @@ final class LocalExecutor: Sendable {
             case .compaction:
                 result = try compact(claim.descriptor) { isStopping.load(ordering: .relaxed) }
             }
-            jobs.finish(claim.slot, claim.generation, result: result)
+            jobs.finish(claim, result: result)
         } catch {
-            jobs.fail(claim.slot, claim.generation, JobFailure(error).encode())
+            jobs.fail(claim, JobFailure(error).encode())
         }
     }
 }
@@ -89,5 +108,7 @@ struct JobFailure {
         message = parts.count > 1 ? String(parts[1]) : encoded
     }
 
-    func encode() -> String { "\(code) \(message)" }
+    func encode() -> String { JobFailure.message(code, message) }
+
+    static func message(_ code: Int32, _ text: String) -> String { "\(code) \(text)" }
 }

@@ -8,12 +8,22 @@ final class BenchRunner {
     private let options: Options
     private let settings: BenchSettings
     private let keepsExistingStore: Bool
+    private let storage: any Storage
+    private let workers: (arguments: [String], count: Int)?
+    private var supervisor: WorkerSupervisor?
     private var database: Database?
     /// Streams of random numbers that earlier workloads took.
     private var streamsUsed = 0
 
-    /// - Parameter keepsExistingStore: never empty the store; workloads that need a new one are skipped.
-    init(directory: String, options: Options, settings: BenchSettings, keepsExistingStore: Bool) {
+    /// - Parameters:
+    ///   - keepsExistingStore: never empty the store; workloads that need a new one are skipped.
+    ///   - workers: arguments and number of worker processes; nil for none.
+    init(
+        directory: String, options: Options, settings: BenchSettings, keepsExistingStore: Bool,
+        storage: any Storage = POSIXStorage(), workers: (arguments: [String], count: Int)? = nil
+    ) {
+        self.storage = storage
+        self.workers = workers
         self.directory = directory
         self.options = options
         self.settings = settings
@@ -43,6 +53,8 @@ final class BenchRunner {
 
     /// Closes the store.
     func close() throws {
+        supervisor?.stop()
+        supervisor = nil
         try database?.close()
         database = nil
     }
@@ -74,8 +86,19 @@ final class BenchRunner {
         if let database { return database }
         var options = options
         options.createIfMissing = !keepsExistingStore
-        let opened = try Database.open(directory, options: options)
+        let opened = try Database.open(directory, options: options, storage: storage)
         database = opened
+        if let workers {
+            let supervisor = WorkerSupervisor(store: directory, arguments: workers.arguments)
+            supervisor.start(workers.count)
+            self.supervisor = supervisor
+            // What is measured is the steady state, not how long a process takes to start.
+            var patience = 100
+            while opened.statistics().workers.count < workers.count, patience > 0 {
+                usleep(50_000)
+                patience -= 1
+            }
+        }
         if !keepsExistingStore { try BenchDirectory.mark(directory) }
         return opened
     }

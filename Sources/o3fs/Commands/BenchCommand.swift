@@ -67,7 +67,25 @@ struct BenchCommand: ParsableCommand {
     @Flag(name: dashed("use-existing-db"), help: "Keep the store that is there; fill workloads are skipped.")
     var useExistingDB = false
 
-    @OptionGroup var engine: EngineOptions
+    @Option(
+        help: """
+            What leaves this process: \(BenchOffload.allCases.map(\.rawValue).joined(separator: ", ")). All but all \
+            hold two memtables in memory. Default: whatever the other options say, without workers.
+            """)
+    var offload: BenchOffload?
+
+    @Option(help: "Worker processes, with --offload.")
+    var workers = 1
+
+    @Option(name: dashed("worker-cpus"), help: "Processors of the workers, as 0,2-3.")
+    var workerCPUs: String?
+
+    @Option(help: "Processors of this process, as 0,2-3.")
+    var cpus: String?
+
+    @OptionGroup(title: "Engine") var engine: EngineOptions
+
+    @OptionGroup(title: "Simulated distance") var distance: DistanceOptions
 
     @Flag(help: "Print one JSON object a line a workload.")
     var json = false
@@ -84,6 +102,7 @@ struct BenchCommand: ParsableCommand {
         guard duration >= 0, seekNexts >= 0 else {
             throw ValidationError("--duration and --seek-nexts must not be negative.")
         }
+        guard (0...32).contains(workers) else { throw ValidationError("--workers must be 0 to 32.") }
         guard (0.01...1).contains(compressionRatio) else {
             throw ValidationError("--compression-ratio must be 0.01 to 1.")
         }
@@ -95,12 +114,16 @@ struct BenchCommand: ParsableCommand {
         let path = try directory ?? db ?? Self.temporaryDirectory()
         if !useExistingDB { try BenchDirectory.claim(path) }
         defer { if isTemporary { try? Files.removeTree(path) } }
-        let options = try engine.makeOptions()
+        var options = try engine.makeOptions()
+        offload?.apply(to: &options)
+        if let cpus { try ProcessorSet(cpus).bind() }
         let runner = BenchRunner(
             directory: path,
             options: options,
             settings: settings,
-            keepsExistingStore: useExistingDB
+            keepsExistingStore: useExistingDB,
+            storage: distance.storage(),
+            workers: workerArguments.map { ($0, workers) }
         )
         if !json { printHeader(path, options) }
         do {
@@ -116,6 +139,13 @@ struct BenchCommand: ParsableCommand {
             throw error
         }
         try runner.close()
+    }
+
+    /// nil: no workers.
+    private var workerArguments: [String]? {
+        guard let roles = offload?.roles, !roles.isEmpty, workers > 0 else { return nil }
+        return ["--roles", roles.map(\.rawValue).joined(separator: ",")]
+            + (workerCPUs.map { ["--cpus", $0] } ?? []) + distance.arguments
     }
 
     private var settings: BenchSettings {

@@ -32,8 +32,15 @@ struct StatusCommand: ParsableCommand {
         if let mountpoint = report.mountpoint { facts.addFact("mountpoint", mountpoint) }
         if let daemon = report.daemon {
             facts.addFact("daemon", "process \(daemon.pid), up \(duration(daemon.uptimeSeconds))")
-            let workers = report.workers.map { String($0.pid) }.joined(separator: ", ")
-            facts.addFact("workers", workers.isEmpty ? "none: the daemon flushes and compacts itself" : workers)
+            if report.workers.isEmpty { facts.addFact("workers", "none: the daemon flushes and compacts itself") }
+            for (index, worker) in report.workers.enumerated() {
+                facts.addFact(
+                    index == 0 ? "workers" : "",
+                    "process \(worker.pid): \(worker.roles.joined(separator: " and ")), \(worker.load) of "
+                        + "\(worker.capacity) threads busy, \(worker.finishedJobs) jobs done"
+                        + (worker.heartbeatAgeSeconds > 3
+                            ? ", no sign of life for \(duration(worker.heartbeatAgeSeconds))" : ""))
+            }
         }
         facts.addFact(
             "opened from",

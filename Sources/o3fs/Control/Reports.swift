@@ -12,10 +12,6 @@ struct StatusReport: Codable, Sendable {
             case uptimeSeconds = "uptime_seconds"
         }
     }
-    struct Worker: Codable, Sendable {
-        var pid: Int32
-    }
-
     /// `mounted`, `unmounted`, or `failed` when the store refuses writes.
     var state: String
     var version: String
@@ -24,7 +20,7 @@ struct StatusReport: Codable, Sendable {
     /// nil when the store is not mounted.
     var daemon: Process?
     /// Processes that flush and compact for the daemon.
-    var workers: [Worker] = []
+    var workers: [Statistics.Worker] = []
     var dm: Statistics.DisaggregatedMemory
     var levels: [Statistics.Level]
     var recovery: Statistics.Recovery
@@ -44,6 +40,7 @@ struct StatusReport: Codable, Sendable {
         dm = statistics.dm
         levels = statistics.levels
         recovery = statistics.recovery
+        workers = daemon == nil ? [] : statistics.workers
         writeError = statistics.writeError
     }
 }

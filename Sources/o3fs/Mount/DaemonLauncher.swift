@@ -61,7 +61,7 @@ enum DaemonLauncher {
     }
 
     /// Keeps every descriptor but the standard ones out of programs that are started from now on.
-    private static func closeOnExec() {
+    static func closeOnExec() {
         let open = (try? Files.list("/proc/self/fd")) ?? []
         for number in open.compactMap({ Int32($0) }) where number > STDERR_FILENO {
             _ = fcntl(number, F_SETFD, FD_CLOEXEC)

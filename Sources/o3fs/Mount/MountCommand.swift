@@ -29,11 +29,16 @@ struct MountCommand: ParsableCommand {
 
     @OptionGroup(title: "Engine") var engine: EngineOptions
 
+    @OptionGroup(title: "Simulated distance") var distance: DistanceOptions
+
     @Option(name: .customLong("file-block-size"), help: "Bytes of a block of file data, when the store is made.")
     var fileBlockSize: ByteSize?
 
     @Option(help: "Threads that answer the kernel, 1 to 64.")
     var threads = SessionOptions.defaultThreads
+
+    @Option(help: "Processes that flush and compact for the mount, 0 to 32. More can join with o3fs worker.")
+    var workers = 1
 
     @Flag(
         name: .customLong("writeback-cache"),
@@ -73,6 +78,9 @@ struct MountCommand: ParsableCommand {
         guard (1...64).contains(threads) else {
             throw CommandError("--threads must be between 1 and 64, not \(threads)")
         }
+        guard (0...32).contains(workers) else {
+            throw CommandError("--workers must be between 0 and 32, not \(workers)")
+        }
         for (name, value) in [
             ("attr-timeout", attributeTimeout), ("entry-timeout", entryTimeout), ("negative-timeout", negativeTimeout),
         ] where !(value >= 0) {
@@ -92,6 +100,9 @@ struct MountCommand: ParsableCommand {
         plan.timeouts = .init(attributes: attributeTimeout, entries: entryTimeout, absences: negativeTimeout)
         plan.session.mountOptions = mountOptions.kernel
         plan.session.threads = threads
+        plan.workers = workers
+        plan.storage = distance.storage()
+        plan.workerArguments = distance.arguments
         plan.session.writebackCache = writebackCache
         plan.session.readAheadKiB = readAhead.bytes >> 10
         plan.session.clearsPrivilegesWhenTold = true

@@ -20,7 +20,7 @@ struct MountDaemon {
     func run() throws {
         TerminationSignals.block()
         let isNew = access(plan.store + "/IDENTITY", F_OK) != 0
-        let database = try Database.open(plan.store, options: plan.engine)
+        let database = try Database.open(plan.store, options: plan.engine, storage: plan.storage)
         do {
             if let logFile { try TroubleLog.redirect(to: logFile) }
             // Holds no directory of the user's; every path is absolute.
@@ -38,6 +38,7 @@ struct MountDaemon {
         if isNew { status.note("made a new store at \(plan.store)") }
         let adapter = FileSystemAdapter(
             files, timeouts: plan.timeouts, isReadOnly: plan.engine.readOnly, report: TroubleLog.report)
+        let workers = WorkerSupervisor(store: plan.store, arguments: plan.workerArguments)
         let session: Session
         do {
             session = try Session(adapter, mountPoint: plan.mountpoint, plan.session)
@@ -55,9 +56,11 @@ struct MountDaemon {
         let control = try? ControlServer.start(
             path: ControlSocket.path(store: plan.store), handler: reports.answer)
         if control == nil { status.note("status and statistics are not available: no control socket") }
+        if !plan.engine.readOnly { workers.start(plan.workers) }
         status.succeed("\(plan.store) is mounted at \(plan.mountpoint)")
         let failure = session.wait()
         control?.stop()
+        workers.stop()
         if !plan.engine.readOnly { try files.close() }
         if let failure { throw CommandError("the mount ended: \(failure)") }
     }

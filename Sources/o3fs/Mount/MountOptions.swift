@@ -10,8 +10,8 @@ struct MountOptions: Equatable {
     static let namedOptions: Set<String> = [
         "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "bloom-bits",
         "compression", "block-size",
-        "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "attr-timeout",
-        "entry-timeout", "negative-timeout", "read-ahead", "log-file",
+        "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "workers", "attr-timeout",
+        "entry-timeout", "negative-timeout", "read-ahead", "log-file", "storage-latency", "storage-bandwidth",
     ]
 
     /// Options of `o3fs mount` that fstab can give as a word: each is `--name`.

@@ -12,6 +12,10 @@ struct MountPlan {
     var fileBlockSize: Int?
     var timeouts = FileSystemAdapter.Timeouts()
     var session = SessionOptions()
+    /// Processes of the mount's own that flush and compact for it.
+    var workers = 0
+    var workerArguments: [String] = []
+    var storage: any Storage = POSIXStorage()
 
     init(store: String, mountpoint: String) {
         self.store = store

@@ -13,7 +13,7 @@ extension MountTests {
                 #expect(status["store"] as? String == mount.store)
                 #expect(status["mountpoint"] as? String == mount.path)
                 #expect((status["daemon"] as? [String: Any])?["pid"] is Int)
-                #expect((status["workers"] as? [Any])?.count == 0)
+                #expect(status["workers"] is [Any])
                 let statistics = try O3FSBinary.json("stats", argument, "--json")
                 #expect(statistics["writes"] as? Int ?? 0 > 100)
                 let fuse = try #require(statistics["fuse"] as? [String: [String: Any]])

@@ -90,7 +90,7 @@ final class TestMount {
     }
 
     /// Gone, or a zombie that nobody has asked for yet.
-    private static func hasEnded(_ process: pid_t) -> Bool {
+    static func hasEnded(_ process: pid_t) -> Bool {
         guard kill(process, 0) == 0 else { return true }
         let status = (try? String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8)) ?? ""
         return status.contains(") Z ")

@@ -1,0 +1,113 @@
+import Glibc
+
+/// A storage that behaves as if it were at the other end of a network: each call that has to wait for it takes
+/// a round trip longer, and bytes pass at a bounded rate. For measuring on one machine what disaggregated
+/// storage does to a store; thread-safe.
+///
+/// Appends are handed over asynchronously, so they pay for their bytes only; syncs, reads and opens wait for a
+/// round trip. The link is full duplex and belongs to one process.
+public final class DistantStorage: Storage {
+    private let base: any Storage
+    private let link: Link
+
+    /// - Parameters:
+    ///   - latencyNanoseconds: of one round trip; 0 for none.
+    ///   - bytesPerSecond: in each direction; nil: unbounded.
+    public init(_ base: any Storage, latencyNanoseconds: UInt64, bytesPerSecond: UInt64?) {
+        self.base = base
+        link = Link(latencyNanoseconds: latencyNanoseconds, bytesPerSecond: bytesPerSecond)
+    }
+
+    public func create(_ path: String) throws(EngineError) -> any WritableFile {
+        link.roundTrip()
+        return DistantWritableFile(try base.create(path), link)
+    }
+    public func reuse(_ path: String) throws(EngineError) -> any WritableFile {
+        link.roundTrip()
+        return DistantWritableFile(try base.reuse(path), link)
+    }
+    public func openForReading(_ path: String) throws(EngineError) -> any ReadableFile {
+        link.roundTrip()
+        return DistantReadableFile(try base.openForReading(path), link)
+    }
+    public func rename(_ source: String, to destination: String) throws(EngineError) {
+        link.roundTrip()
+        try base.rename(source, to: destination)
+    }
+    public func delete(_ path: String) throws(EngineError) { try base.delete(path) }
+    public func list(_ directory: String) throws(EngineError) -> [String] { try base.list(directory) }
+    public func createDirectory(_ path: String) throws(EngineError) { try base.createDirectory(path) }
+    public func syncDirectory(_ path: String) throws(EngineError) {
+        link.roundTrip()
+        try base.syncDirectory(path)
+    }
+    public func exists(_ path: String) -> Bool { base.exists(path) }
+    public func fileSize(_ path: String) throws(EngineError) -> UInt64 { try base.fileSize(path) }
+    public func lock(_ path: String) throws(EngineError) -> any FileLock { try base.lock(path) }
+    public func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) { try base.space(path) }
+}
+
+/// The way to the storage: one for sending, one for receiving.
+private final class Link: Sendable {
+    private let latencyNanoseconds: UInt64
+    private let sending: RateLimiter?
+    private let receiving: RateLimiter?
+
+    init(latencyNanoseconds: UInt64, bytesPerSecond: UInt64?) {
+        self.latencyNanoseconds = latencyNanoseconds
+        sending = bytesPerSecond.map { RateLimiter(bytesPerSecond: $0) }
+        receiving = bytesPerSecond.map { RateLimiter(bytesPerSecond: $0) }
+    }
+
+    func roundTrip() {
+        guard latencyNanoseconds > 0 else { return }
+        var time = timespec(
+            tv_sec: Int(latencyNanoseconds / 1_000_000_000), tv_nsec: Int(latencyNanoseconds % 1_000_000_000))
+        nanosleep(&time, nil)
+    }
+    func send(_ bytes: Int) { sending?.acquire(UInt64(bytes)) }
+    func receive(_ bytes: Int) { receiving?.acquire(UInt64(bytes)) }
+}
+
+private final class DistantWritableFile: WritableFile {
+    private let base: any WritableFile
+    private let link: Link
+
+    init(_ base: any WritableFile, _ link: Link) {
+        self.base = base
+        self.link = link
+    }
+
+    var path: String { base.path }
+    var size: UInt64 { base.size }
+    func append(_ bytes: UnsafeRawBufferPointer) throws(EngineError) {
+        link.send(bytes.count)
+        try base.append(bytes)
+    }
+    func flush() throws(EngineError) { try base.flush() }
+    func sync() throws(EngineError) {
+        link.roundTrip()
+        try base.sync()
+    }
+    func close() throws(EngineError) { try base.close() }
+}
+
+private final class DistantReadableFile: ReadableFile {
+    private let base: any ReadableFile
+    private let link: Link
+
+    init(_ base: any ReadableFile, _ link: Link) {
+        self.base = base
+        self.link = link
+    }
+
+    var path: String { base.path }
+    var size: UInt64 { base.size }
+    func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) -> Int {
+        link.roundTrip()
+        let count = try base.read(at: offset, into: buffer)
+        link.receive(count)
+        return count
+    }
+    func prefetch(at offset: UInt64, length: Int) { base.prefetch(at: offset, length: length) }
+}

@@ -1,0 +1,148 @@
+import Glibc
+import Synchronization
+import Testing
+
+@testable import O3LSM
+
+/// A worker in a thread of this process: what it does goes through DM all the same.
+@Suite struct WorkerTests {
+    private static func key(_ number: Int) -> [UInt8] { Array("key\(number + 1_000_000)".utf8) }
+    private static func value(_ number: Int) -> [UInt8] { (0..<500).map { UInt8(truncatingIfNeeded: number &* 31 &+ $0) } }
+
+    /// Runs `body` while a worker runs on the store.
+    private func withWorker(
+        _ store: TemporaryStore, _ roles: Set<Worker.Role> = Set(Worker.Role.allCases), _ body: () throws -> Void
+    ) throws {
+        var configuration = Worker.Configuration()
+        configuration.roles = roles
+        let worker = try Worker(store.path, configuration)
+        let failure = Mutex<EngineError?>(nil)
+        let thread = try BackgroundThread("test-worker") {
+            do throws(EngineError) { try worker.run() } catch { failure.withLock { $0 = error } }
+        }
+        defer {
+            worker.stop()
+            thread.join()
+        }
+        try body()
+        #expect(failure.withLock { $0 } == nil)
+    }
+
+    private func wait(_ condition: () -> Bool) {
+        let deadline = monotonicNanoseconds() + 20_000_000_000
+        while !condition(), monotonicNanoseconds() < deadline { usleep(10_000) }
+    }
+
+    @Test(arguments: Placement.allCases) func everythingIsDoneByTheWorker(placement: Placement) throws {
+        let store = TemporaryStore("worker\(placement)")
+        var options = TemporaryStore.smallOptions
+        options.placement = placement
+        options.localBuffer = 4 << 20
+        let database = try store.open(options)
+        try withWorker(store) {
+            wait { !database.statistics().workers.isEmpty }
+            usleep(300_000)
+            // Not in the order of keys: tables would only be moved.
+            for step in 0..<20_000 { try database.put(Self.key(step * 7919 % 20_000), Self.value(step * 7919 % 20_000)) }
+            for part in 0..<4 { try database.deleteRange(Self.key(part * 5000 + 3900), Self.key(part * 5000 + 3950)) }
+            try database.flush()
+            wait { database.statistics().compaction.offloadedJobs > 0 }
+            let statistics = database.statistics()
+            #expect(statistics.flush.offloadedJobs > 0 && statistics.flush.localJobs == 0)
+            #expect(statistics.compaction.offloadedJobs > 0 && statistics.compaction.localJobs == 0)
+            #expect(statistics.flush.failedJobs == 0 && statistics.compaction.failedJobs == 0)
+            #expect(statistics.workers.first?.roles == ["compaction", "flush"])
+        }
+        for number in 0..<20_000 {
+            let isDeleted = (0..<4).contains { (($0 * 5000 + 3900)..<($0 * 5000 + 3950)).contains(number) }
+            #expect(try database.get(Self.key(number)) == (isDeleted ? nil : Self.value(number)), "key \(number)")
+        }
+        #expect(try database.verify().isEmpty)
+        try database.close()
+    }
+
+    @Test func withoutItsRoleTheOwnerDoesTheWork() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        try withWorker(store, [.compaction]) {
+            wait { !database.statistics().workers.isEmpty }
+            usleep(300_000)
+            for number in 0..<5000 { try database.put(Self.key(number), Self.value(number)) }
+            try database.flush()
+            #expect(database.statistics().flush.localJobs > 0 && database.statistics().flush.offloadedJobs == 0)
+        }
+        try database.close()
+    }
+
+    @Test func aClaimOfADeadNodeIsTakenBack() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        let region = database.core.region
+        // A node that claims and never answers: its row names a process that is not there.
+        let node = try #require(NodeTable(region).attach(role: .worker, roles: [.flush], capacity: 1))
+        let row = region.base + RegionLayout.Node.offset + node * RegionLayout.Node.bytes
+        row.storeBytes(of: 1, toByteOffset: RegionLayout.Node.startTime, as: UInt64.self)
+        let jobs = JobTable(region)
+        let claims = Mutex<[JobTable.Claim]>([])
+        let isOver = Atomic<Bool>(false)
+        let thief = try BackgroundThread("test-thief") {
+            while !isOver.load(ordering: .relaxed), claims.withLock({ $0.count }) < 3 {
+                if let claim = jobs.claim([.flush], node: node, isOwner: false) { claims.withLock { $0.append(claim) } }
+            }
+        }
+        for number in 0..<8000 { try database.put(Self.key(number), Self.value(number)) }
+        try database.flush()
+        isOver.store(true, ordering: .relaxed)
+        thief.join()
+        let stolen = claims.withLock { $0 }
+        #expect(database.statistics().flush.lostLeases == stolen.count)
+        for claim in stolen { #expect(!jobs.finish(claim, result: [])) }
+        for number in 0..<8000 { #expect(try database.get(Self.key(number)) == Self.value(number)) }
+        try database.close()
+    }
+
+    @Test func aWrongResultIsRefusedAndTheJobDoneAgain() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        let region = database.core.region
+        let nodes = NodeTable(region)
+        let node = try #require(nodes.attach(role: .worker, roles: [.flush], capacity: 1))
+        let jobs = JobTable(region)
+        let isOver = Atomic<Bool>(false)
+        let lies = Atomic<Int>(0)
+        let liar = try BackgroundThread("test-liar") {
+            let wrong = FlushResult(wroteTable: false, entriesRead: 3, entriesDropped: 3, fileSize: 0).encode()
+            while !isOver.load(ordering: .relaxed) {
+                nodes.beat(node)
+                if let claim = jobs.claim([.flush], node: node, isOwner: false) {
+                    jobs.finish(claim, result: lies.load(ordering: .relaxed) % 2 == 0 ? wrong : [1, 2])
+                    lies.wrappingAdd(1, ordering: .relaxed)
+                }
+            }
+        }
+        for number in 0..<8000 { try database.put(Self.key(number), Self.value(number)) }
+        wait { database.statistics().flush.localJobs > 0 }
+        isOver.store(true, ordering: .relaxed)
+        liar.join()
+        nodes.detach(node)
+        try database.flush()
+        #expect(lies.load(ordering: .relaxed) > 0)
+        #expect(database.statistics().flush.failedJobs >= lies.load(ordering: .relaxed))
+        for number in 0..<8000 { #expect(try database.get(Self.key(number)) == Self.value(number)) }
+        #expect(try database.verify().isEmpty)
+        try database.close()
+    }
+
+    @Test func aRegionOfAnotherBuildIsRefused() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        database.core.region.build = BuildIdentity.current ^ 1
+        let worker = try Worker(store.path, Worker.Configuration())
+        let error = #expect(throws: EngineError.self) { try worker.run() }
+        #expect(error?.description.contains("another build") == true)
+        try database.close()
+        #expect(throws: EngineError.storeNotFound(path: "/nowhere")) {
+            try Worker("/nowhere", Worker.Configuration()).run()
+        }
+    }
+}
