@@ -2,6 +2,9 @@ import Glibc
 
 /// A cursor over the keys of a database as they were at one sequence, in key order, forward and backward,
 /// within optional bounds. It belongs to one thread, and pins memtables and tables while it lives.
+///
+/// Its sources know nothing of it and never call back. Hence its properties need no exclusivity checks at
+/// run time, which each step would pay several times.
 public final class DatabaseIterator {
     private let source: InternalIterator
     private let sequence: SequenceNumber
@@ -14,9 +17,9 @@ public final class DatabaseIterator {
     private enum Position { case invalid, forward, backward }
     /// Forward: the source stands on the current entry. Backward: the source stands before all entries of
     /// the current key, which is held in `savedKey` and `savedValue`.
-    private var position = Position.invalid
-    private var savedKey = KeyBuffer()
-    private var savedValue = KeyBuffer()
+    @exclusivity(unchecked) private var position = Position.invalid
+    @exclusivity(unchecked) private var savedKey = KeyBuffer()
+    @exclusivity(unchecked) private var savedValue = KeyBuffer()
 
     init(
         source: InternalIterator, sequence: SequenceNumber, tombstones: FragmentedTombstones,

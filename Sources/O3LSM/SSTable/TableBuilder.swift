@@ -2,25 +2,28 @@
 ///
 /// After a throw the file is worthless and the builder must not be used again. The caller closes the
 /// file, and removes it when the build failed or `finish` answered nil.
+///
+/// One thread uses it, and what it calls (the file, the encoder) never calls back. Hence its properties
+/// need no exclusivity checks at run time, of which each entry would cost a dozen.
 final class TableBuilder {
     private let file: any WritableFile
     private let number: UInt64
     private let options: TableOptions
-    private var encoder: BlockEncoder
-    private var block: BlockBuilder
-    private var index: IndexBuilder
-    private var properties = TableProperties()
-    private var offset: UInt64 = 0
+    @exclusivity(unchecked) private var encoder: BlockEncoder
+    @exclusivity(unchecked) private var block: BlockBuilder
+    @exclusivity(unchecked) private var index: IndexBuilder
+    @exclusivity(unchecked) private var properties = TableProperties()
+    @exclusivity(unchecked) private var offset: UInt64 = 0
 
     /// The last entry's key; its block's handle once the block is written and not yet in the index.
-    private var lastKey = ByteBuffer(capacity: 256)
-    private var lastTrailer = Trailer.last
-    private var pendingBlock = BlockHandle.none
-    private var firstKey: InternalKey?
+    @exclusivity(unchecked) private var lastKey = ByteBuffer(capacity: 256)
+    @exclusivity(unchecked) private var lastTrailer = Trailer.last
+    @exclusivity(unchecked) private var pendingBlock = BlockHandle.none
+    @exclusivity(unchecked) private var firstKey: InternalKey?
 
-    private var hashes: [UInt64] = []
-    private var filter = ByteBuffer()
-    private var tombstones: [RangeTombstone] = []
+    @exclusivity(unchecked) private var hashes: [UInt64] = []
+    @exclusivity(unchecked) private var filter = ByteBuffer()
+    @exclusivity(unchecked) private var tombstones: [RangeTombstone] = []
 
     /// - Parameters:
     ///   - file: an empty file.

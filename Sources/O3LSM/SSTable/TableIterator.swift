@@ -1,10 +1,13 @@
 /// A cursor over the point entries of one table. One thread; keeps the table and its block alive.
+///
+/// One thread uses it, and no call of it leads back into it. Hence its properties need no exclusivity
+/// checks at run time, of which a step through a block would make several.
 final class TableIterator: InternalIterator {
     private let table: Table
     private let fillCache: Bool
-    private var index = IndexCursor()
-    private var data = BlockCursor()
-    private var readAhead: ReadAhead
+    @exclusivity(unchecked) private var index = IndexCursor()
+    @exclusivity(unchecked) private var data = BlockCursor()
+    @exclusivity(unchecked) private var readAhead: ReadAhead
 
     init(_ table: Table, fillCache: Bool, readAhead: Int) {
         self.table = table
