@@ -14,6 +14,10 @@ enum Workload: String, CaseIterable, Sendable {
     case readmissing
     /// Reads all entries in ascending order with one iterator a thread.
     case readseq
+    /// Reads all entries in descending order with one iterator a thread.
+    case readreverse
+    /// Reads random keys, `batchSize` of them a call; counts keys.
+    case multireadrandom
     /// Makes an iterator and positions it at a random key.
     case seekrandom
     /// `readrandom`, while one more thread overwrites; only the readers are measured.

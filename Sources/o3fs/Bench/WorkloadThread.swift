@@ -108,7 +108,9 @@ struct WorkloadThread {
         case .deleterandom: try deleteRandom(settings.num, &tally)
         case .readrandom, .readwhilewriting: try readRandom(missing: false, &tally)
         case .readmissing: try readRandom(missing: true, &tally)
-        case .readseq: try readSequential(&tally)
+        case .readseq: try readAll(backward: false, &tally)
+        case .readreverse: try readAll(backward: true, &tally)
+        case .multireadrandom: try readBatches(&tally)
         case .seekrandom: try seekRandom(&tally)
         case .flush: try once(&tally) { database throws(EngineError) in try database.flush() }
         case .compact: try once(&tally) { database throws(EngineError) in try database.compact() }
@@ -178,15 +180,42 @@ struct WorkloadThread {
         tally.found = found
     }
 
-    private mutating func readSequential(_ tally: inout WorkloadTally) throws(EngineError) {
+    private mutating func readBatches(_ tally: inout WorkloadTally) throws(EngineError) {
+        let settings = group.settings
+        let database = group.database
+        let num = UInt64(settings.num)
+        let operations = settings.reads ?? settings.num
+        var batch = [[UInt8]](repeating: [UInt8](keys.key(0)), count: settings.batchSize)
+        var bytes: UInt64 = 0
+        var found = 0
+        var pace = Pace(settings, operations: operations, start: tally.start)
+        while let already = pace.next() {
+            let size = settings.duration > 0 ? settings.batchSize : min(settings.batchSize, operations - already)
+            if size < batch.count { batch.removeLast(batch.count - size) }
+            for index in batch.indices {
+                let number = random.next(below: num).bigEndian
+                batch[index].withUnsafeMutableBytes { $0.storeBytes(of: number, as: UInt64.self) }
+            }
+            for value in try database.multiGet(batch) {
+                guard let value else { continue }
+                found += 1
+                bytes += UInt64(settings.keySize + value.count)
+            }
+            pace.finish(size, &tally)
+        }
+        tally.bytes = bytes
+        tally.found = found
+    }
+
+    private mutating func readAll(backward: Bool, _ tally: inout WorkloadTally) throws(EngineError) {
         let settings = group.settings
         let iterator = try group.database.makeIterator()
-        try iterator.seekToFirst()
+        if backward { try iterator.seekToLast() } else { try iterator.seekToFirst() }
         var bytes: UInt64 = 0
         var pace = Pace(settings, operations: settings.reads ?? settings.num, start: tally.start)
         while iterator.isValid, pace.next() != nil {
             bytes += UInt64(iterator.key.count + iterator.value.count)
-            try iterator.next()
+            if backward { try iterator.previous() } else { try iterator.next() }
             pace.finish(1, &tally)
         }
         tally.bytes = bytes

@@ -49,7 +49,7 @@ struct BenchCommand: ParsableCommand {
     @Option(name: dashed("threads"), help: "Threads that work at once.")
     var threads = 1
 
-    @Option(name: dashed("batch-size"), help: "Entries of a write batch.")
+    @Option(name: dashed("batch-size"), help: "Entries of a write batch, and keys of a call of multireadrandom.")
     var batchSize = 1
 
     @Option(name: dashed("seek-nexts"), help: "Entries that seekrandom reads behind each position.")
