@@ -70,6 +70,9 @@ public struct Options: Sendable {
     public var levelBaseSize = 256 << 20
     /// How many times larger each level is than the one above it. 2 … 100.
     public var levelSizeMultiplier = 10
+    /// How long a worker may give no sign of life before its jobs are taken back, in milliseconds; also how long
+    /// flushes are left to workers that are all busy. 400 … 600,000.
+    public var workerLeaseMilliseconds = 3000
     /// Threads of this process that execute flush jobs. 1 … 64.
     public var flushThreads = 2
     /// Threads of this process that execute compaction jobs. 1 … 64.
@@ -104,6 +107,7 @@ public struct Options: Sendable {
         try check("l0StopTrigger", l0StopTrigger, l0SlowdownTrigger...1000)
         try check("levelBaseSize", levelBaseSize, (1 << 20)...(1 << 40))
         try check("levelSizeMultiplier", levelSizeMultiplier, 2...100)
+        try check("workerLeaseMilliseconds", workerLeaseMilliseconds, 400...600_000)
         try check("flushThreads", flushThreads, 1...64)
         try check("compactionThreads", compactionThreads, 1...64)
     }

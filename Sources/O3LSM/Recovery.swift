@@ -78,12 +78,13 @@ extension EngineCore {
         let snapshots = SnapshotList()
         let context = FlushScheduler.Context(
             options: options, jobs: jobs, layout: layout, storage: storage, versions: versions, holder: holder,
-            tables: tables, snapshots: snapshots, region: region, nodes: NodeWatch(region, ownNode: node))
+            tables: tables, snapshots: snapshots, region: region, 
+            nodes: NodeWatch(region, ownNode: node, leaseMilliseconds: options.workerLeaseMilliseconds))
         let offload =
             birth.region.isPrivate
             ? OffloadScheduler(options: options, region: region, allocator: allocator) { jobs.ringFinished() } : nil
         let executor = LocalExecutor(
-            jobs: jobs, node: node,
+            jobs: jobs, node: node, leaseMilliseconds: options.workerLeaseMilliseconds,
             flush: FlushExecutor(storage: storage, layout: layout) { descriptor in
                 holder.current.memtables.first { $0.id == descriptor.memtableID }
             },

@@ -13,17 +13,18 @@ final class LocalExecutor: Sendable {
     private let flushGrace = Atomic<UInt64>(0)
     private let compactionGrace = Atomic<UInt64>(0)
 
-    /// With workers alive, flushes that wait longer than this show that all of them are slow; compactions may
+    /// With workers alive, flushes that wait longer than a lease show that all of them are slow; compactions may
     /// queue for a while.
-    private static let flushGraceNanoseconds: UInt64 = NodeWatch.leaseNanoseconds
-    private static let compactionGraceNanoseconds: UInt64 = 30_000_000_000
+    private let leaseNanoseconds: UInt64
+    private static let leasesForCompactions: UInt64 = 10
 
     init(
-        jobs: JobTable, node: Int, flush: FlushExecutor,
+        jobs: JobTable, node: Int, leaseMilliseconds: Int, flush: FlushExecutor,
         compact: @escaping @Sendable (_ descriptor: [UInt8], _ shouldStop: () -> Bool) throws(EngineError) -> [UInt8]
     ) {
         self.jobs = jobs
         self.node = node
+        leaseNanoseconds = UInt64(leaseMilliseconds) * 1_000_000
         self.flush = flush
         self.compact = compact
     }
@@ -35,8 +36,8 @@ final class LocalExecutor: Sendable {
 
     /// Control plane: whether workers take jobs of each kind off this process's hands.
     func setWorkers(flush: Bool, compaction: Bool) {
-        let flushGrace = flush ? LocalExecutor.flushGraceNanoseconds : 0
-        let compactionGrace = compaction ? LocalExecutor.compactionGraceNanoseconds : 0
+        let flushGrace = flush ? leaseNanoseconds : 0
+        let compactionGrace = compaction ? leaseNanoseconds * LocalExecutor.leasesForCompactions : 0
         let hadFlush = self.flushGrace.exchange(flushGrace, ordering: .relaxed)
         let hadCompaction = self.compactionGrace.exchange(compactionGrace, ordering: .relaxed)
         // The last one has gone: what was left to it is due now.

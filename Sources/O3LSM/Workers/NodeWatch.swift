@@ -7,8 +7,8 @@ import Glibc
 /// A death is noticed through the process's pidfd at the next look; a process that lives and does not beat (it
 /// is stopped, or swamped) loses its lease when its heartbeat is older than that.
 final class NodeWatch {
-    /// How old a heartbeat may be before its node's claims are taken back, in nanoseconds.
-    static let leaseNanoseconds: UInt64 = 3_000_000_000
+    /// How old a heartbeat may be before its node's claims are taken back.
+    private let leaseNanoseconds: UInt64
     private static let lookNanoseconds: UInt64 = 20_000_000
 
     private let nodes: NodeTable
@@ -19,7 +19,8 @@ final class NodeWatch {
     /// Live workers of this build that hold their lease.
     private(set) var workers: [NodeTable.Node] = []
 
-    init(_ region: Region, ownNode: Int) {
+    init(_ region: Region, ownNode: Int, leaseMilliseconds: Int) {
+        leaseNanoseconds = UInt64(leaseMilliseconds) * 1_000_000
         nodes = NodeTable(region)
         self.ownNode = ownNode
     }
@@ -59,7 +60,7 @@ final class NodeWatch {
     }
 
     private func hasLapsed(_ node: NodeTable.Node, _ now: UInt64) -> Bool {
-        now > node.heartbeat && now - node.heartbeat > NodeWatch.leaseNanoseconds
+        now > node.heartbeat && now - node.heartbeat > leaseNanoseconds
     }
 
     private func isRunning(_ node: NodeTable.Node) -> Bool {

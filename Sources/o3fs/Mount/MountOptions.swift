@@ -10,7 +10,7 @@ struct MountOptions: Equatable {
     static let namedOptions: Set<String> = [
         "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "bloom-bits",
         "compression", "block-size",
-        "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "workers", "attr-timeout",
+        "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "workers", "worker-lease", "attr-timeout",
         "entry-timeout", "negative-timeout", "read-ahead", "log-file", "storage-latency", "storage-bandwidth",
     ]
 

@@ -37,6 +37,10 @@ struct EngineOptions: ParsableArguments {
     @Option(name: dashed("commit-interval"), help: "Milliseconds an operation may stay un-synced.")
     var commitInterval = Options().commitIntervalMilliseconds
 
+    @Option(
+        name: dashed("worker-lease"), help: "Milliseconds without a sign of life after which a worker's jobs are taken back.")
+    var workerLease = Options().workerLeaseMilliseconds
+
     @Option(name: dashed("flush-threads"), help: "Threads that flush memtables.")
     var flushThreads = Options().flushThreads
 
@@ -57,6 +61,7 @@ struct EngineOptions: ParsableArguments {
         options.compression = compression
         options.blockSize = blockSize.bytes
         options.commitIntervalMilliseconds = commitInterval
+        options.workerLeaseMilliseconds = workerLease
         options.flushThreads = flushThreads
         options.compactionThreads = compactionThreads
         try options.validate()
