@@ -153,7 +153,10 @@ private final class FaultyWritableFile: WritableFile {
         try base.flush()
     }
     func sync() throws(EngineError) {
-        try storage.enter(.sync, path)
+        do throws(EngineError) { try storage.enter(.sync, path) } catch {
+            (base as? any LosingFile)?.loseUnsyncedWrites()
+            throw error
+        }
         try base.sync()
     }
     func close() throws(EngineError) {

@@ -26,6 +26,8 @@ final class MemoryStorage: Storage {
         var bytes: [UInt8] = []
         /// What the last sync left on the medium.
         var durable: [UInt8] = []
+        /// A sync has failed: what it should have made durable is lost on the medium, whatever later syncs say.
+        var hasLostWrites = false
 
         init(_ bytes: [UInt8] = []) {
             self.bytes = bytes
@@ -167,6 +169,7 @@ final class MemoryStorage: Storage {
             guard let entries = state.directories[directory]?.entries else { throw missing("create", path) }
             if let file = entries[name] {
                 file.bytes = []
+                file.hasLostWrites = false
                 return MemoryStorageFile(path: path, file, self)
             }
             let file = File()
@@ -176,7 +179,11 @@ final class MemoryStorage: Storage {
     }
 
     func reuse(_ path: String) throws(EngineError) -> any WritableFile {
-        try withState { (state) throws(EngineError) in MemoryStorageFile(path: path, try state.file(path), self) }
+        try withState { (state) throws(EngineError) in
+            let file = try state.file(path)
+            file.hasLostWrites = false
+            return MemoryStorageFile(path: path, file, self)
+        }
     }
 
     func openForReading(_ path: String) throws(EngineError) -> any ReadableFile {
@@ -249,6 +256,9 @@ final class MemoryStorage: Storage {
 
     func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) { (1 << 40, 1 << 40) }
 
+    /// Runs `body` under the lock; it is not a change that is counted.
+    fileprivate func touch(_ body: () -> Void) { mutex.withLock { _ in body() } }
+
     /// Runs `body` as one change of `file`, or throws when that is due.
     fileprivate func change(
         _ operation: String,
@@ -260,6 +270,13 @@ final class MemoryStorage: Storage {
             body()
         }
     }
+}
+
+/// A file that can forget what was written to it since its last sync.
+protocol LosingFile: WritableFile {
+    /// As after a failed fsync on Linux: readers still see what was written, the medium never will, until the
+    /// file is written again from its start.
+    func loseUnsyncedWrites()
 }
 
 extension MemoryStorage.File {
@@ -304,7 +321,7 @@ extension MemoryStorage.State {
     }
 }
 
-private final class MemoryStorageFile: WritableFile {
+private final class MemoryStorageFile: WritableFile, LosingFile {
     let path: String
     private(set) var size: UInt64 = 0
     private let file: MemoryStorage.File
@@ -325,8 +342,11 @@ private final class MemoryStorageFile: WritableFile {
         size += UInt64(bytes.count)
     }
     func flush() throws(EngineError) {}
-    func sync() throws(EngineError) { try storage.change("sync", path) { file.durable = file.bytes } }
+    func sync() throws(EngineError) {
+        try storage.change("sync", path) { if !file.hasLostWrites { file.durable = file.bytes } }
+    }
     func close() throws(EngineError) {}
+    func loseUnsyncedWrites() { storage.touch { file.hasLostWrites = true } }
 }
 
 private final class MemoryStorageView: ReadableFile {

@@ -1,0 +1,179 @@
+import Foundation
+import Testing
+
+@testable import O3LSM
+
+/// Power is cut at a change of storage while a whole database works, and the DM region is gone. What a sync
+/// covered must be there (contract 2), and what is there must equal the history up to some batch, exactly
+/// (contract 3).
+@Suite struct PowerLossTests {
+    /// O3LSM_POWER_STRIDE 1 cuts at every change; O3LSM_POWER_SEED makes other histories and other losses.
+    static let stride = ProcessInfo.processInfo.environment["O3LSM_POWER_STRIDE"].flatMap { Int($0) } ?? 3
+    static let seed = ProcessInfo.processInfo.environment["O3LSM_POWER_SEED"].flatMap { UInt64($0) } ?? 1
+
+    @Test func leavesAPrefixThatHoldsWhatWasSynced() throws {
+        let whole = NumberedHistory(seed: PowerLossTests.seed)
+        let created = MemoryStorage()
+        let database = try Database.open("/store", options: NumberedHistory.options, storage: created)
+        try database.close()
+        let before = created.afterPowerLoss(.nothing)
+        whole.run(before)
+        let changes = before.changes
+        whole.forgetRegion(before)
+        #expect(whole.synced == NumberedHistory.batches, "the history must end when nothing fails")
+        #expect(changes > 40, "the history must reach storage often")
+
+        // Threads make each run a little different: some cuts lie beyond the end of a shorter one.
+        for cut in Swift.stride(from: 0, to: changes + 5, by: max(1, PowerLossTests.stride)) {
+            let storage = created.afterPowerLoss(.nothing)
+            let history = NumberedHistory(seed: PowerLossTests.seed)
+            storage.stop(after: cut)
+            history.run(storage)
+            for loss in [MemoryStorage.Loss.everything, .torn(PowerLossTests.seed &* 1000 &+ UInt64(cut))] {
+                history.forgetRegion(storage)
+                let survivor = storage.afterPowerLoss(loss)
+                do {
+                    let reopened = try Database.open("/store", options: NumberedHistory.options, storage: survivor)
+                    defer {
+                        abandon(reopened)
+                        history.forgetRegion(survivor)
+                    }
+                    let found = try NumberedHistory.contents(reopened)
+                    let last = NumberedHistory.number(found[NumberedHistory.head])
+                    #expect(
+                        last >= history.synced && last <= history.begun,
+                        "cut \(cut), \(loss): \(last) batches, synced \(history.synced), begun \(history.begun)")
+                    #expect(found == history.model(after: last), "cut \(cut), \(loss): not the history's \(last) batches")
+                    #expect(try reopened.verify().isEmpty, "cut \(cut), \(loss)")
+                } catch {
+                    Issue.record("cut \(cut), \(loss), seed \(PowerLossTests.seed): \(error)")
+                }
+            }
+        }
+    }
+}
+
+/// A deterministic list of batches, each a pure function of the seed and its number, that fills memtables and
+/// more than one log file. Used by one thread.
+final class NumberedHistory {
+    static let batches = 42
+    static let head = Array("head".utf8)
+    let seed: UInt64
+    /// Batches whose write has been called, and the last one that a returned sync or flush covered.
+    private(set) var begun = 0
+    private(set) var synced = 0
+
+    init(seed: UInt64) { self.seed = seed }
+
+    static var options: Options {
+        var options = TemporaryStore.smallOptions
+        options.dmSize = 16 << 20
+        options.cacheSize = 1 << 20
+        options.commitIntervalMilliseconds = 20
+        options.l0CompactionTrigger = 2
+        options.levelBaseSize = 1 << 20
+        options.compression = .none
+        options.flushThreads = 1
+        options.compactionThreads = 1
+        return options
+    }
+
+    enum Change {
+        case put(Int, [UInt8])
+        case delete(Int)
+        case deleteRange(Int, Int)
+    }
+
+    static func key(_ index: Int) -> [UInt8] { Array("key\(100 + index)".utf8) }
+    static func value(ofBatch number: Int) -> [UInt8] { Array(String(number).utf8) }
+    static func number(_ value: [UInt8]?) -> Int { value.flatMap { Int(String(decoding: $0, as: UTF8.self)) } ?? 0 }
+
+    /// What batch `number` (from 1) does besides setting the head.
+    func changes(_ number: Int) -> [Change] {
+        var random = SeededRandom(seed &* 1_000_003 &+ UInt64(number))
+        return (0..<5).map { _ in
+            let index = random.below(60)
+            switch random.below(10) {
+            case 0: return .delete(index)
+            case 1: return .deleteRange(index, index + 1 + random.below(8))
+            default:
+                var bytes = [UInt8](repeating: UInt8(truncatingIfNeeded: number), count: 1000 + random.below(20_000))
+                bytes.append(contentsOf: NumberedHistory.value(ofBatch: number))
+                return .put(index, bytes)
+            }
+        }
+    }
+
+    func batch(_ number: Int) -> WriteBatch {
+        let batch = WriteBatch()
+        batch.put(NumberedHistory.head, NumberedHistory.value(ofBatch: number))
+        for change in changes(number) {
+            switch change {
+            case .put(let index, let value): batch.put(NumberedHistory.key(index), value)
+            case .delete(let index): batch.delete(NumberedHistory.key(index))
+            case .deleteRange(let begin, let end):
+                batch.deleteRange(NumberedHistory.key(begin), NumberedHistory.key(end))
+            }
+        }
+        return batch
+    }
+
+    /// What a store holds after the first `count` batches and no other.
+    func model(after count: Int) -> [[UInt8]: [UInt8]] {
+        var model: [[UInt8]: [UInt8]] = [:]
+        guard count > 0 else { return model }
+        for number in 1...count {
+            model[NumberedHistory.head] = NumberedHistory.value(ofBatch: number)
+            for change in changes(number) {
+                switch change {
+                case .put(let index, let value): model[NumberedHistory.key(index)] = value
+                case .delete(let index): model[NumberedHistory.key(index)] = nil
+                case .deleteRange(let begin, let end):
+                    for index in begin..<end { model[NumberedHistory.key(index)] = nil }
+                }
+            }
+        }
+        return model
+    }
+
+    static func contents(_ database: Database) throws -> [[UInt8]: [UInt8]] {
+        var found: [[UInt8]: [UInt8]] = [:]
+        let iterator = try database.makeIterator()
+        try iterator.seekToFirst()
+        while iterator.isValid {
+            found[[UInt8](iterator.key)] = [UInt8](iterator.value)
+            try iterator.next()
+        }
+        return found
+    }
+
+    /// Goes through the history until something fails, and drops the database as the cut of power would.
+    func run(_ storage: any Storage) {
+        guard let database = try? Database.open("/store", options: NumberedHistory.options, storage: storage) else {
+            return
+        }
+        defer { abandon(database) }
+        do {
+            for number in 1...NumberedHistory.batches {
+                begun = number
+                try database.write(batch(number))
+                if number % 3 == 0 {
+                    try database.sync()
+                    synced = number
+                }
+                if number % 14 == 0 {
+                    try database.flush()
+                    synced = number
+                }
+                if number == 28 { try database.compact() }
+            }
+        } catch {}
+    }
+
+    /// Throws the DM region of the store away, as a reboot does.
+    func forgetRegion(_ storage: any Storage) {
+        if let identity = try? StoreIdentity.load(from: "/store/IDENTITY", storage: storage) {
+            Region.unlink(storeID: identity.storeID)
+        }
+    }
+}
