@@ -30,7 +30,8 @@ struct NodeTable: @unchecked Sendable {
 
     init(_ region: Region) { self.region = region }
 
-    /// Takes a free row for this process; rows of dead processes are free. nil when all are taken.
+    /// Takes a free row for this process; nil when all are taken. The row of a dead process is free once its
+    /// claims have been taken back: before, they would seem to be those of the process that comes after it.
     ///
     /// - Parameters:
     ///   - roles: kinds of jobs that it executes.
@@ -40,7 +41,7 @@ struct NodeTable: @unchecked Sendable {
             let row = self.row(index)
             let state = sharedWord32(row + RegionLayout.Node.state)
             let found = state.pointee.load(ordering: .acquiring)
-            if found == 2 || (found != 0 && isAlive(index)) { continue }
+            if found == 2 || (found != 0 && (isAlive(index) || JobTable(region).hasClaim(of: index))) { continue }
             // Several processes may attach at once: 2 keeps the row while it is filled.
             guard state.pointee.compareExchange(expected: found, desired: 2, ordering: .acquiring).exchanged else {
                 continue

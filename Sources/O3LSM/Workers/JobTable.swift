@@ -117,6 +117,14 @@ struct JobTable: @unchecked Sendable {
         }
     }
 
+    /// Whether a node has claimed a job that it has not answered for.
+    func hasClaim(of node: Int) -> Bool {
+        (0..<Job.count).contains { slot in
+            let current = load(slot)
+            return current.state == .claimed && current.node == node
+        }
+    }
+
     // MARK: Executors
 
     /// Takes a posted job of one of the kinds; nil when there is none. A descriptor whose checksum does not hold

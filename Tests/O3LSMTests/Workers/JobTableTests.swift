@@ -93,4 +93,20 @@ import Testing
         #expect(jobs.post(.flush, descriptor: [])?.slot == tickets[5].slot)
         #expect(!JobTable.fits([UInt8](repeating: 0, count: RegionLayout.Job.maximumDescriptorBytes + 1)))
     }
+
+    @Test func aRowIsNotReusedWhileItsDeadProcessHoldsAJob() throws {
+        let (jobs, region) = try table()
+        let nodes = NodeTable(region)
+        let dead = try #require(nodes.attach(role: .worker, roles: [.flush], capacity: 1))
+        let ticket = try #require(jobs.post(.flush, descriptor: [1]))
+        _ = try #require(jobs.claim([.flush], node: dead, isOwner: false))
+        // No process has started at this time: the row's process is dead.
+        let row = region.base + RegionLayout.Node.offset + dead * RegionLayout.Node.bytes
+        row.storeBytes(of: 1, toByteOffset: RegionLayout.Node.startTime, as: UInt64.self)
+        let next = try #require(nodes.attach(role: .worker, roles: [.flush], capacity: 1))
+        #expect(next != dead, "the claim of the dead would seem to be the newcomer's")
+        jobs.release(ticket)
+        #expect(nodes.attach(role: .worker, roles: [.flush], capacity: 1) == dead)
+        _ = region
+    }
 }
