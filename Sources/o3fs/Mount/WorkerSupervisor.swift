@@ -45,6 +45,10 @@ final class WorkerSupervisor: Sendable {
         }
     }
 
+    /// How long workers may take to finish what they do before they are killed. One that is stopped would never
+    /// hear the first signal.
+    private static let graceSeconds = 2
+
     /// Ends the workers and waits for them.
     func stop() {
         let workers = state.withLock { state in
@@ -52,6 +56,9 @@ final class WorkerSupervisor: Sendable {
             return state.workers
         }
         for worker in workers { kill(worker, SIGTERM) }
+        guard running.wait(timeout: .now() + .seconds(Self.graceSeconds)) == .timedOut else { return }
+        // Those that are gone have left the list: their numbers may be others' by now.
+        state.withLock { state in for worker in state.workers { kill(worker, SIGKILL) } }
         running.wait()
     }
 

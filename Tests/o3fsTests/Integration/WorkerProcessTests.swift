@@ -92,6 +92,23 @@ extension MountTests {
             try O3FSBinary.succeed("check", mount.store)
         }
 
+        /// A stopped process hears no signal but one.
+        @Test(.timeLimit(.minutes(2)), arguments: [true, false])
+        func aStoppedWorkerGoesWithItsMount(inOrder: Bool) throws {
+            let mount = try TestMount(options: ["--workers", "2"])
+            try Self.waitForWorkers(mount, 2)
+            let pids = try Self.workers(mount)
+            kill(pids[0], SIGSTOP)
+            defer { kill(pids[0], SIGCONT) }
+            let sum = try Self.write("data", megabytes: 20, mount)
+            if inOrder { try mount.unmount() } else { try mount.killDaemon() }
+            try waitFor("the workers to go", seconds: 20) { pids.allSatisfy(TestMount.hasEnded) }
+            try mount.mount()
+            try Self.expect("data", sum, mount)
+            try mount.unmount()
+            try O3FSBinary.succeed("check", mount.store)
+        }
+
         /// A worker that was started by hand, before there was a mount, serves one mount after the other.
         @Test(.timeLimit(.minutes(3))) func aWorkerByHandServesEveryMount() throws {
             let mount = try TestMount(options: ["--workers", "0"])
