@@ -34,6 +34,8 @@ files=100 bytes=300000
 mkdir "$mnt"
 head -c 3000000 /dev/urandom >"$work/blob"
 cleanup() {
+    # A killed daemon lets go of its store a moment after kill(1) has returned; anybody else never may hold it.
+    [ ! -e "$store/LOCK" ] || flock -w 10 "$store/LOCK" true || fail "somebody keeps the store's lock"
     [ -z "$daemon" ] || kill -9 "$daemon" 2>/dev/null || true
     [ -z "$guest" ] || kill -9 "$guest" 2>/dev/null || true
     umount -l "$mnt" 2>/dev/null || true
