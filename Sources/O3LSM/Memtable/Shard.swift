@@ -27,8 +27,10 @@ final class Shard: @unchecked Sendable {
     let slabCount = Atomic<Int>(0)
     /// Where the next entry goes. Reserving thread only.
     private(set) var nextOffset = 0
-    /// Bytes reserved for entries, without the unused ends of slabs. Reserving thread only.
-    private(set) var reservedBytes = 0
+    /// Bytes reserved for entries, without the unused ends of slabs. Written by the reserving thread; whoever learns
+    /// boundaries from the shard reads it meanwhile.
+    var reservedBytes: Int { storedReservedBytes.load(ordering: .relaxed) }
+    private let storedReservedBytes = Atomic<Int>(0)
     /// Reserving thread only: below this, no try to split.
     var splitThreshold = 0
     /// Set when a reader met an offset or length that cannot be.
@@ -88,7 +90,7 @@ final class Shard: @unchecked Sendable {
         entry.storeBytes(of: 0, toByteOffset: Entry.keyLength, as: UInt32.self)
         entry.storeBytes(of: sequence, toByteOffset: Entry.sequence, as: UInt64.self)
         nextOffset = offset + bytes
-        reservedBytes += bytes
+        storedReservedBytes.store(reservedBytes + bytes, ordering: .relaxed)
         let count = sharedWord64(root + Root.entryCount)
         count.pointee.store(count.pointee.load(ordering: .relaxed) + 1, ordering: .relaxed)
         sharedWord64(root + Root.used).pointee.store(UInt64(nextOffset), ordering: .releasing)
@@ -231,7 +233,7 @@ final class Shard: @unchecked Sendable {
         if !isReader { sharedWord32(base + Root.slabCount).pointee.store(UInt32(needed), ordering: .releasing) }
         slabCount.store(needed, ordering: .releasing)
         nextOffset = end
-        reservedBytes = end - Root.firstEntry
+        storedReservedBytes.store(end - Root.firstEntry, ordering: .relaxed)
     }
 }
 
