@@ -63,6 +63,10 @@ final class EngineCore: @unchecked Sendable {
         try flush()
         executor.stop()
         control.stop()
+        // A worker may be at a compaction that nobody waits for any more: it loses its claim, and removes what it
+        // has written; what others have finished goes here. Best effort: the next owner removes the rest.
+        JobTable(region).reset()
+        try? versions.removeOrphans()
         // Everything is in tables: nothing in DM is needed any more. The lock is still held: nobody else can
         // have attached to the region.
         region.unlink()
@@ -256,7 +260,19 @@ final class EngineCore: @unchecked Sendable {
             }
         }
         progress(UInt64(files.count), UInt64(files.count))
-        return problems
+        return problems + leakedTables(version)
+    }
+
+    /// Files among the tables that nothing names. Only a store that was closed in order, and is not open now,
+    /// must have none: after a crash they wait for the next owner.
+    private func leakedTables(_ version: Version) -> [EngineError] {
+        guard options.readOnly, recovery.source == "log", recovery.replayedEntries == 0,
+            let names = try? storage.list(layout.tableDirectory)
+        else { return [] }
+        let live = Set(version.levels.joined().map { layout.table($0.number) })
+        return names.map { layout.tableDirectory + "/" + $0 }.filter { !live.contains($0) }.sorted().map {
+            .corruption(file: $0, offset: 0, expected: "a table that the manifest names", found: "one that nothing names")
+        }
     }
 }
 

@@ -15,7 +15,10 @@ struct FlushExecutor: Sendable {
     ///
     /// An entry is dropped when a newer one of its key, or a range tombstone, hides it from the newest
     /// state and from every snapshot. On an error the table's file is removed.
-    func run(_ descriptor: FlushDescriptor) throws(EngineError) -> FlushResult {
+    ///
+    /// - Parameter isWanted: asked before the file is made and every few hundred KiB; once false, the call ends
+    ///   with `.closed`. An executor that was held up must not make a file that nobody will look for.
+    func run(_ descriptor: FlushDescriptor, isWanted: () -> Bool = { true }) throws(EngineError) -> FlushResult {
         guard let memtable = try memtable(descriptor) else {
             throw .invalidArgument("there is no memtable \(descriptor.memtableID) to flush")
         }
@@ -24,8 +27,9 @@ struct FlushExecutor: Sendable {
             throw .invalidArgument("memtable \(descriptor.memtableID) has no shard \(descriptor.shard)")
         }
         let path = layout.table(descriptor.fileNumber)
+        guard isWanted() else { throw .closed }
         do throws(EngineError) {
-            return try write(descriptor, memtable, shard, path)
+            return try write(descriptor, memtable, shard, path, isWanted)
         } catch {
             // Best effort: recovery removes what no version names.
             try? storage.delete(path)
@@ -33,9 +37,9 @@ struct FlushExecutor: Sendable {
         }
     }
 
-    private func write(_ descriptor: FlushDescriptor, _ memtable: Memtable, _ shard: Shard, _ path: String)
-        throws(EngineError) -> FlushResult
-    {
+    private func write(
+        _ descriptor: FlushDescriptor, _ memtable: Memtable, _ shard: Shard, _ path: String, _ isWanted: () -> Bool
+    ) throws(EngineError) -> FlushResult {
         var tableOptions = TableOptions(Options())
         tableOptions.blockSize = descriptor.blockSize
         tableOptions.compression = descriptor.compression
@@ -72,8 +76,9 @@ struct FlushExecutor: Sendable {
             previousKey = key
             previousStratum = stratum
             unpaid += key.count + entry.valueLength
-            if let limiter, unpaid >= FlushExecutor.paymentBytes {
-                limiter.acquire(UInt64(unpaid))
+            if unpaid >= FlushExecutor.paymentBytes {
+                guard isWanted() else { throw .closed }
+                limiter?.acquire(UInt64(unpaid))
                 unpaid = 0
             }
             try iterator.next()

@@ -182,7 +182,7 @@ private final class WorkerSession: Sendable {
                 guard let descriptor = FlushDescriptor.decode(claim.descriptor) else {
                     throw .invalidArgument("the flush descriptor cannot be read")
                 }
-                let result = try flush.run(descriptor)
+                let result = try flush.run(descriptor) { jobs.isHeld(claim) }
                 if !jobs.finish(claim, result: result.encode()) { discard([descriptor.fileNumber]) }
             case .compaction:
                 let descriptor = try claim.descriptor.withEngineBytes { (bytes) throws(EngineError) in

@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import Synchronization
 import Testing
@@ -144,5 +145,19 @@ import Testing
         #expect(throws: EngineError.storeNotFound(path: "/nowhere")) {
             try Worker("/nowhere", Worker.Configuration()).run()
         }
+    }
+
+    @Test func aLeakedTableIsAProblem() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        try database.put([1], [2])
+        try database.close()
+        var options = TemporaryStore.smallOptions
+        options.readOnly = true
+        let closed = try store.open(options)
+        #expect(try closed.verify() == [])
+        #expect(FileManager.default.createFile(atPath: store.path + "/sst/999999.sst", contents: Data([1])))
+        #expect(try closed.verify().count == 1)
+        try closed.close()
     }
 }
