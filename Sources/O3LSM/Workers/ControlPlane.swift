@@ -263,9 +263,10 @@ final class ControlPlane: @unchecked Sendable {
 
     /// What the manifest could not record is tried again as long as storage may mend; damage is for good.
     private func stopWriting(_ error: EngineError) {
+        // Also those who began to wait after writing had ended for good: nobody else answers them.
+        defer { answerWaiters(error) }
         if case .readOnly = writes.currentFailure { return }
         if case .io = error { writes.setFailure(error) } else { writes.setFailure(.readOnly(reason: error.description)) }
-        answerWaiters(error)
     }
 
     // MARK: The log thread
