@@ -44,6 +44,10 @@ int o3_set_affinity(const int32_t *processors, int32_t count) {
     for (int32_t index = 0; index < count; index++) CPU_SET(processors[index], &set);
     return sched_setaffinity(0, sizeof set, &set) == -1 ? -errno : 0;
 }
+int o3_set_idle_priority(void) {
+    struct sched_param parameter = {0};
+    return sched_setscheduler(0, SCHED_IDLE, &parameter) == -1 ? -errno : 0;
+}
 int o3_set_parent_death_signal(int signal) { return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) == -1 ? -errno : 0; }
 int o3_setfsuid(uint32_t uid) { return setfsuid(uid); }
 
@@ -52,13 +56,6 @@ void o3_tune_allocator(void) {
     mallopt(M_TRIM_THRESHOLD, 64 << 20);
     mallopt(M_ARENA_MAX, 4);
 }
-int o3_populate(void *address, size_t length) {
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-    return madvise(address, length, MADV_POPULATE_WRITE) == -1 ? -errno : 0;
-}
-
 int o3_fallocate(int fd, int mode, int64_t offset, int64_t length) {
     return fallocate(fd, mode, offset, length) == -1 ? -errno : 0;
 }

@@ -104,6 +104,13 @@ public final class Database: @unchecked Sendable {
         try core.control.compact(begin, end)
     }
 
+    /// Waits for flushes of sealed memtables and for compactions that are due; begins neither. Under
+    /// writes that go on this may take for ever. RocksDB's `WaitForCompact`.
+    public func waitUntilSettled() throws(EngineError) {
+        try checkOpen()
+        try core.control.waitUntilSettled()
+    }
+
     // MARK: Reading
 
     public func get(_ key: [UInt8], snapshot: Snapshot? = nil) throws(EngineError) -> [UInt8]? {

@@ -32,6 +32,8 @@ int o3_pidfd_open(int32_t pid);
 void o3_set_thread_name(const char *name);
 /// Keeps the calling thread, and those it starts, on these processors. Returns 0 or -errno.
 int o3_set_affinity(const int32_t *processors, int32_t count);
+/// The calling thread runs only on processors that nobody else wants. Returns 0 or -errno.
+int o3_set_idle_priority(void);
 /// Asks for `signal` when the parent process dies. Returns 0 or -errno.
 int o3_set_parent_death_signal(int signal);
 static inline void o3_cpu_relax(void) {
@@ -48,8 +50,6 @@ int o3_setfsuid(uint32_t uid);
 /// Keeps large buffers that come and go (read-ahead, blocks) from being mapped and unmapped each time, and
 /// the heap from growing an arena for every thread.
 void o3_tune_allocator(void);
-/// Maps pages that exist already, without a fault for each when they are first touched. Returns 0 or -errno.
-int o3_populate(void *address, size_t length);
 
 // MARK: Files. Each returns 0 (or a count), or -errno.
 

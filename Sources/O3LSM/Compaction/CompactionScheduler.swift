@@ -79,6 +79,9 @@ final class CompactionScheduler {
     /// Only for requests that were added.
     func isFinished(_ id: UInt64) -> Bool { !unfinishedManual.contains(id) }
 
+    /// Whether nothing runs and, as far as the last step saw, nothing is due.
+    var isIdle: Bool { running.isEmpty && manual.isEmpty && monotonicNanoseconds() >= retryAt }
+
     /// The greatest number of L0 tables over one key.
     func l0Depth(_ version: Version) -> Int {
         if let depthOf, depthOf.version == ObjectIdentifier(version) { return depthOf.depth }

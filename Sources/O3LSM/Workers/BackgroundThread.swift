@@ -7,18 +7,38 @@ final class BackgroundThread: @unchecked Sendable {
     private var handle = pthread_t()
     private var isStarted = false
 
+    /// How a thread shares a processor with those of callers.
+    enum Priority {
+        case normal
+        /// Yields to callers, but never starves: about a third of a processor that it shares with one of them.
+        case low
+        /// Only what nobody else wants.
+        case idle
+
+        func apply() {
+            // Without the lower priority the thread does its work all the same.
+            switch self {
+            case .normal: break
+            case .low: _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), id_t(o3_gettid()), 5)
+            case .idle: _ = o3_set_idle_priority()
+            }
+        }
+    }
+
     private final class Body {
         let name: String
+        let priority: Priority
         let run: @Sendable () -> Void
-        init(_ name: String, _ run: @escaping @Sendable () -> Void) {
+        init(_ name: String, _ priority: Priority, _ run: @escaping @Sendable () -> Void) {
             self.name = name
+            self.priority = priority
             self.run = run
         }
     }
 
     /// - Parameter name: at most 15 bytes, as the kernel shows it.
-    init(_ name: String, _ run: @escaping @Sendable () -> Void) throws(EngineError) {
-        let body = Unmanaged.passRetained(Body(name, run))
+    init(_ name: String, priority: Priority = .normal, _ run: @escaping @Sendable () -> Void) throws(EngineError) {
+        let body = Unmanaged.passRetained(Body(name, priority, run))
         let code = pthread_create(
             &handle, nil,
             { context in
@@ -26,6 +46,7 @@ final class BackgroundThread: @unchecked Sendable {
                 guard let context else { return nil }
                 let body = Unmanaged<Body>.fromOpaque(context).takeRetainedValue()
                 o3_set_thread_name(body.name)
+                body.priority.apply()
                 body.run()
                 return nil
             }, body.toOpaque())

@@ -22,6 +22,7 @@ final class ControlPlane: @unchecked Sendable {
         enum Goal {
             case flushed(SequenceNumber)
             case compacted(UInt64)
+            case settled
         }
         var goal: Goal
         var done: Completion
@@ -71,7 +72,7 @@ final class ControlPlane: @unchecked Sendable {
         writes.onSeal.withLock { $0 = { jobs.ringFinished() } }
         try offload?.start()
         thread = try BackgroundThread("o3-control") { [self] in loop() }
-        populateThread = try BackgroundThread("o3-populate") { [self] in
+        populateThread = try BackgroundThread("o3-populate", priority: .idle) { [self] in
             context.region.populate { isStopping.load(ordering: .relaxed) }
         }
         if context.options.writeAheadLog {
@@ -114,6 +115,9 @@ final class ControlPlane: @unchecked Sendable {
         }
         try wait(for: .compacted(identifier))
     }
+
+    /// Waits until no sealed memtable is left to flush and no compaction runs or is due.
+    func waitUntilSettled() throws(EngineError) { try wait(for: .settled) }
 
     func fill(_ statistics: inout Statistics) {
         shared.withLock { shared in
@@ -250,6 +254,7 @@ final class ControlPlane: @unchecked Sendable {
                 switch waiter.goal {
                 case .flushed(let sequence): isDone = flushed >= sequence
                 case .compacted(let identifier): isDone = compactions.isFinished(identifier)
+                case .settled: isDone = context.holder.current.memtables.count == 1 && compactions.isIdle
                 }
                 if isDone { finished.append((waiter.done, nil)) } else if let failure {
                     finished.append((waiter.done, failure))

@@ -56,7 +56,8 @@ final class LocalExecutor: Sendable {
     }
 
     private func addThread(_ name: String, _ kind: JobKind) throws(EngineError) {
-        let thread = try BackgroundThread(name) { [self] in loop(kind) }
+        // Writers wait for flushes. Where they wait for compactions they sleep, and leave the processor to them.
+        let thread = try BackgroundThread(name, priority: kind == .compaction ? .low : .normal) { [self] in loop(kind) }
         threads.withLock { $0.append(thread) }
     }
 

@@ -124,7 +124,7 @@ final class BenchRunner {
         let start = tallies.map(\.start).min() ?? 0
         let end = tallies.map(\.end).max() ?? 0
         result.seconds = Double(end - start) / 1e9
-        if !workload.writes, workload != .flush, workload != .compact {
+        if !workload.writes, ![.flush, .compact, .waitforcompaction].contains(workload) {
             result.found = tallies.reduce(0) { $0 + $1.found }
         }
         func percentile(_ percentile: Double) -> Double {

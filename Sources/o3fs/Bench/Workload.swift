@@ -28,6 +28,8 @@ enum Workload: String, CaseIterable, Sendable {
     case flush
     /// Not measured by operation: compacts everything.
     case compact
+    /// Not measured by operation: waits for flushes and compactions that are due.
+    case waitforcompaction
 
     /// Whether it begins with an empty store.
     var needsFreshStore: Bool {

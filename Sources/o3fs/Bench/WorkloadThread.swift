@@ -114,6 +114,8 @@ struct WorkloadThread {
         case .seekrandom: try seekRandom(&tally)
         case .flush: try once(&tally) { database throws(EngineError) in try database.flush() }
         case .compact: try once(&tally) { database throws(EngineError) in try database.compact() }
+        case .waitforcompaction:
+            try once(&tally) { database throws(EngineError) in try database.waitUntilSettled() }
         }
     }
 
