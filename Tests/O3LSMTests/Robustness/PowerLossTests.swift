@@ -42,8 +42,12 @@ import Testing
                     let last = NumberedHistory.number(found[NumberedHistory.head])
                     #expect(
                         last >= history.synced && last <= history.begun,
-                        "cut \(cut), \(loss): \(last) batches, synced \(history.synced), begun \(history.begun)")
-                    #expect(found == history.model(after: last), "cut \(cut), \(loss): not the history's \(last) batches")
+                        "cut \(cut), \(loss): \(last) batches, synced \(history.synced), begun \(history.begun)"
+                    )
+                    #expect(
+                        found == history.model(after: last),
+                        "cut \(cut), \(loss): not the history's \(last) batches"
+                    )
                     #expect(try reopened.verify().isEmpty, "cut \(cut), \(loss)")
                 } catch {
                     Issue.record("cut \(cut), \(loss), seed \(PowerLossTests.seed): \(error)")

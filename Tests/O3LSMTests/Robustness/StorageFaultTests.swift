@@ -11,10 +11,11 @@ import Testing
 ///
 /// A sync that fails loses what it should have written, as on Linux: asking again cannot bring it back.
 @Suite struct StorageFaultTests {
-    /// O3LSM_FAULT_STRIDE 1 fails every call in all four ways; by default every fourth fails in one of them.
+    /// O3LSM_FAULT_STRIDE 1 fails every call in all four ways; by default every fourth (of syncs every one) fails in one of them.
     static let stride = ProcessInfo.processInfo.environment["O3LSM_FAULT_STRIDE"].flatMap { Int($0) } ?? 4
     static let operations: [FaultyStorage.Operation] = [
-        .create, .reuse, .open, .rename, .delete, .syncDirectory, .fileSize, .space, .append, .flush, .sync, .close, .read,
+        .create, .reuse, .open, .rename, .delete, .syncDirectory, .fileSize, .space, .append, .flush, .sync, .close,
+        .read,
     ]
 
     @Test(arguments: operations) func losesNothing(operation: FaultyStorage.Operation) throws {
@@ -25,17 +26,20 @@ import Testing
         try database.close()
 
         let calls = FaultRun(created).run { _ in }.calls(operation)
-        for call in Swift.stride(from: 1, through: calls, by: max(1, StorageFaultTests.stride)) {
+        // Syncs are few, and a failed one is what is easiest to get wrong: none is left out.
+        let step = operation == .sync ? 1 : max(1, StorageFaultTests.stride)
+        for call in Swift.stride(from: 1, through: calls, by: step) {
             let kinds = [(EIO, 1), (ENOSPC, 1), (EIO, Int.max), (ENOSPC, Int.max)]
             // A sweep that leaves calls out takes the four kinds in turn.
-            let chosen = StorageFaultTests.stride > 1 ? [kinds[call / StorageFaultTests.stride % kinds.count]] : kinds
+            let chosen = StorageFaultTests.stride > 1 ? [kinds[call / step % kinds.count]] : kinds
             for (code, times) in chosen {
                 let run = FaultRun(created)
                 run.run { $0.fail(operation, at: call, times: times, code: code) }
                 let problems = run.problems.withLock { $0 }
                 #expect(
                     problems.isEmpty,
-                    "\(operation) \(call) of \(calls), code \(code), \(times == 1 ? "once" : "until mended"): \(problems.prefix(3))")
+                    "\(operation) \(call) of \(calls), code \(code), \(times == 1 ? "once" : "until mended"): \(problems.prefix(3))"
+                )
             }
         }
     }
@@ -68,10 +72,13 @@ private final class FaultRun: @unchecked Sendable {
     func run(_ plan: (FaultyStorage) -> Void) -> FaultyStorage {
         plan(storage)
         guard
-            let thread = try? BackgroundThread("fault-run", { [self] in
-                live()
-                isOver.store(true, ordering: .releasing)
-            })
+            let thread = try? BackgroundThread(
+                "fault-run",
+                { [self] in
+                    live()
+                    isOver.store(true, ordering: .releasing)
+                }
+            )
         else { return storage }
         let deadline = monotonicNanoseconds() + UInt64(FaultRun.patienceSeconds) * 1_000_000_000
         while !isOver.load(ordering: .acquiring) {
@@ -97,7 +104,9 @@ private final class FaultRun: @unchecked Sendable {
 
     private func work() {
         let database: Database
-        do { database = try Database.open("/store", options: NumberedHistory.options, storage: storage) } catch { return }
+        do { database = try Database.open("/store", options: NumberedHistory.options, storage: storage) } catch {
+            return
+        }
         defer { abandon(database) }
         for number in 5...FaultRun.batches {
             attempted = number
@@ -125,7 +134,9 @@ private final class FaultRun: @unchecked Sendable {
         for index in 0..<68 {
             let key = NumberedHistory.key(index)
             do {
-                if try database.get(key) != model[key] { report("\(when): key \(index) is wrong after batch \(acknowledged)") }
+                if try database.get(key) != model[key] {
+                    report("\(when): key \(index) is wrong after batch \(acknowledged)")
+                }
             } catch {
                 if !mayFail { report("\(when): key \(index): \(error)") }
             }
@@ -139,7 +150,9 @@ private final class FaultRun: @unchecked Sendable {
             defer { abandon(database) }
             let found = try NumberedHistory.contents(database)
             let last = NumberedHistory.number(found[NumberedHistory.head])
-            if last < least || last > attempted { report("after \(what): \(last) batches, not \(least) … \(attempted)") }
+            if last < least || last > attempted {
+                report("after \(what): \(last) batches, not \(least) … \(attempted)")
+            }
             if found != history.model(after: last) { report("after \(what): not the history's first \(last) batches") }
             try database.write(history.batch(last + 1), sync: true)
             if !(try database.verify().isEmpty) { report("after \(what): verify finds problems") }
