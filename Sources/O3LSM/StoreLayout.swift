@@ -12,6 +12,22 @@ struct StoreLayout: Sendable {
     func log(_ number: UInt64) -> String { logDirectory + "/" + padded(number) + ".log" }
     func table(_ number: UInt64) -> String { tableDirectory + "/" + padded(number) + ".sst" }
 
+    /// What an attempt at a job writes in place of a table until that is accepted: `000012-1f0.part` for attempt 0x1f0.
+    func table(_ number: UInt64, attempt: UInt64?) -> String {
+        guard let attempt else { return table(number) }
+        return tableDirectory + "/" + padded(number) + "-" + String(attempt, radix: 16) + StoreLayout.attemptSuffix
+    }
+    static let attemptSuffix = ".part"
+
+    /// The number in the name of a table, or of an attempt at one; nil for other names.
+    static func tableNumber(in name: String) -> UInt64? {
+        if name.hasSuffix(".sst") { return number(in: name) }
+        guard name.hasSuffix(attemptSuffix), let dash = name.firstIndex(of: "-"),
+            UInt64(name[dash...].dropFirst().dropLast(attemptSuffix.count), radix: 16) != nil
+        else { return nil }
+        return number(in: String(name[..<dash]))
+    }
+
     /// The number in a name such as `MANIFEST-000012`, `000012.log` or `000012.sst`; nil for other names.
     static func number(in name: String) -> UInt64? {
         var digits = name[...]

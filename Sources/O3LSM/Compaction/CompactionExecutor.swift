@@ -18,12 +18,15 @@ struct CompactionExecutor: Sendable {
     /// Merges the inputs into new tables, which are durable when it returns. Each block's checksum is
     /// verified as it is read. On an error the new tables are removed.
     ///
-    /// - Parameter shouldStop: asked every few dozen KiB; once true, the call ends with `.closed`.
+    /// - Parameters:
+    ///   - attempt: what the tables' names carry until they are accepted; the names are not durable until then. nil:
+    ///     they get their own names at once.
+    ///   - shouldStop: asked every few dozen KiB; once true, the call ends with `.closed`.
     /// - Throws: `.corruption` of an input, `.io`, or `.closed`.
     func run(
-        _ descriptor: CompactionDescriptor, shouldStop: () -> Bool = { false }
+        _ descriptor: CompactionDescriptor, attempt: UInt64? = nil, shouldStop: () -> Bool = { false }
     ) throws(EngineError) -> CompactionResult {
-        let output = CompactionOutput(descriptor, storage: storage, layout: layout)
+        let output = CompactionOutput(descriptor, storage: storage, layout: layout, attempt: attempt)
         do throws(EngineError) {
             return try merge(descriptor, into: output, shouldStop)
         } catch {
@@ -32,12 +35,12 @@ struct CompactionExecutor: Sendable {
         }
     }
 
-    /// As `run(_:shouldStop:)`, from and to the encoded forms.
-    func run(encoded: [UInt8], shouldStop: () -> Bool = { false }) throws(EngineError) -> [UInt8] {
+    /// As `run(_:attempt:shouldStop:)`, from and to the encoded forms.
+    func run(encoded: [UInt8], attempt: UInt64? = nil, shouldStop: () -> Bool = { false }) throws(EngineError) -> [UInt8] {
         let descriptor = try encoded.withEngineBytes { (bytes) throws(EngineError) in
             try CompactionDescriptor.decode(bytes, source: "compaction job")
         }
-        return try run(descriptor, shouldStop: shouldStop).encode()
+        return try run(descriptor, attempt: attempt, shouldStop: shouldStop).encode()
     }
 
     /// Bytes read at once from each input.
@@ -88,6 +91,7 @@ struct CompactionExecutor: Sendable {
                 try output.add(key, trailer, value)
                 result.entriesOut += 1
             }
+            FaultPoint.midCompaction.hit()
             unpolled += key.count + value.count + 8
             if unpolled >= Self.pollBytes {
                 limiter?.acquire(UInt64(unpolled) * 2, shouldStop: shouldStop)

@@ -9,6 +9,8 @@ final class CompactionOutput {
     private let descriptor: CompactionDescriptor
     private let storage: any Storage
     private let layout: StoreLayout
+    /// What the tables' names carry; nil: they get their own names.
+    private let attempt: UInt64?
 
     @exclusivity(unchecked) private var tombstones = FragmentedTombstones.empty
     @exclusivity(unchecked) private var nextFragment = 0
@@ -26,7 +28,8 @@ final class CompactionOutput {
     /// wanted size.
     private static let smallestPart: UInt64 = 8
 
-    init(_ descriptor: CompactionDescriptor, storage: any Storage, layout: StoreLayout) {
+    init(_ descriptor: CompactionDescriptor, storage: any Storage, layout: StoreLayout, attempt: UInt64? = nil) {
+        self.attempt = attempt
         self.descriptor = descriptor
         self.storage = storage
         self.layout = layout
@@ -53,11 +56,11 @@ final class CompactionOutput {
         try currentBuilder().add(key, trailer, value)
     }
 
-    /// Writes what is left, and makes all tables durable.
+    /// Writes what is left, and makes all tables durable; so are their names, when they are their own.
     func finish() throws(EngineError) {
         try writeTombstones(upTo: nil)
         try finishFile()
-        if !paths.isEmpty { try storage.syncDirectory(layout.tableDirectory) }
+        if !paths.isEmpty, attempt == nil { try storage.syncDirectory(layout.tableDirectory) }
     }
 
     /// Removes every table, as far as the storage lets it; recovery removes the rest.
@@ -141,7 +144,7 @@ final class CompactionOutput {
     private func currentBuilder() throws(EngineError) -> TableBuilder {
         if let builder { return builder }
         let number = descriptor.firstOutputNumber + UInt64(files.count)
-        let path = layout.table(number)
+        let path = layout.table(number, attempt: attempt)
         paths.append(path)
         let created = try storage.create(path)
         let fresh = TableBuilder(file: created, number: number, options: descriptor.tableOptions)

@@ -1,6 +1,6 @@
 /// What an executor answers: the tables it wrote, and an account of every entry it read.
 struct CompactionResult: Sendable {
-    /// By key, disjoint; synced, and their directory too.
+    /// By key, disjoint; synced.
     var outputs: [FileMetadata] = []
     /// Point entries read and written.
     var entriesIn: UInt64 = 0

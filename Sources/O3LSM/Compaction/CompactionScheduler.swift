@@ -14,6 +14,8 @@ final class CompactionScheduler {
     private struct Part {
         var descriptor: CompactionDescriptor
         var ticket: JobTable.Ticket?
+        /// What the names of its tables carry; nil when they have their own.
+        var attempt: UInt64?
         /// Set when the descriptor is too long for the job table and runs on a thread of its own.
         var direct: DirectRun?
         var result: CompactionResult?
@@ -32,6 +34,7 @@ final class CompactionScheduler {
 
     private let context: FlushScheduler.Context
     private let executor: CompactionExecutor
+    private let files: AttemptFiles
     private(set) var work = Statistics.Work()
     private var running: [Running] = []
     private var manual: [(id: UInt64, work: ManualCompaction)] = []
@@ -52,15 +55,16 @@ final class CompactionScheduler {
     init(_ context: FlushScheduler.Context) {
         self.context = context
         executor = CompactionExecutor(storage: context.storage, layout: context.layout, tables: context.tables)
+        files = AttemptFiles(storage: context.storage, layout: context.layout)
     }
 
     /// What executes an encoded descriptor in this process.
     static func executor(_ context: FlushScheduler.Context)
-        -> @Sendable (_ descriptor: [UInt8], _ shouldStop: () -> Bool) throws(EngineError) -> [UInt8]
+        -> @Sendable (_ descriptor: [UInt8], _ attempt: UInt64, _ shouldStop: () -> Bool) throws(EngineError) -> [UInt8]
     {
         let executor = CompactionExecutor(storage: context.storage, layout: context.layout, tables: context.tables)
-        return { descriptor, shouldStop throws(EngineError) in
-            try executor.run(encoded: descriptor, shouldStop: shouldStop)
+        return { descriptor, attempt, shouldStop throws(EngineError) in
+            try executor.run(encoded: descriptor, attempt: attempt, shouldStop: shouldStop)
         }
     }
 
@@ -160,6 +164,7 @@ final class CompactionScheduler {
             var part = Part(descriptor: descriptor)
             part.ticket = context.jobs.post(
                 .compaction, descriptor: encoded, isLocal: distrust.isActive(monotonicNanoseconds()))
+            part.attempt = part.ticket?.generation
             if part.ticket == nil { part.direct = DirectRun(executor, descriptor) }
             parts.append(part)
         }
@@ -217,6 +222,7 @@ final class CompactionScheduler {
                     if context.nodes.holdsLease(node) { continue }
                     run.hasLostPart = true
                     work.lostLeases += 1
+                case .lost: run.hasLostPart = true
                 case .done(let bytes, let node):
                     if !context.nodes.isOwn(node) { run.offloadedParts += 1 }
                     distrust.succeeded(isOwn: context.nodes.isOwn(node))
@@ -257,7 +263,7 @@ final class CompactionScheduler {
             discardTables(run)
             return nil
         }
-        let problem = run.failure ?? refusal(of: results, run)
+        let problem = run.failure ?? refusal(of: results, run) ?? installation(of: run)
         if let problem {
             discardTables(run)
             if run.failure == nil, run.offloadedParts > 0 {
@@ -270,6 +276,7 @@ final class CompactionScheduler {
         var edit = VersionEdit()
         for input in run.compaction.inputs { edit.deletedFiles += input.files.map { (input.level, $0.number) } }
         edit.addedFiles = results.flatMap(\.outputs).map { (run.compaction.outputLevel, $0) }
+        FaultPoint.beforeCommit.hit()
         try commit(edit)
         account(run, CompactionResult.joining(results))
         return nil
@@ -278,34 +285,45 @@ final class CompactionScheduler {
     /// Removes what the parts have written. An executor that comes back finds its claim gone and does the same.
     private func discardTables(_ run: Running) {
         work.failedJobs += 1
-        // Best effort: recovery removes tables that no version names.
-        guard let names = try? context.storage.list(context.layout.tableDirectory) else { return }
-        for number in names.compactMap(StoreLayout.number(in:))
-        where run.parts.contains(where: {
-            let first = $0.descriptor.firstOutputNumber
-            return number >= first && number - first < UInt64($0.descriptor.outputNumberCount)
-        }) {
-            try? context.storage.delete(context.layout.table(number))
-            context.tables.evict(number: number)
+        files.discard { number in
+            run.parts.contains { part in
+                let first = part.descriptor.firstOutputNumber
+                return number >= first && number - first < UInt64(part.descriptor.outputNumberCount)
+            }
         }
+    }
+
+    /// Gives the tables their own names; nil when that is done.
+    private func installation(of run: Running) -> EngineError? {
+        do throws(EngineError) {
+            try files.install(
+                run.parts.flatMap { part in
+                    (part.result?.outputs ?? []).map { AttemptFiles.Name(number: $0.number, attempt: part.attempt) }
+                })
+            return nil
+        } catch { return error }
     }
 
     /// Why the results cannot be installed; nil when they can.
     private func refusal(of results: [CompactionResult], _ run: Running) -> EngineError? {
         do throws(EngineError) {
             try run.compaction.validate(results, of: run.parts.map(\.descriptor))
-            for file in results.flatMap(\.outputs) {
-                let table = try context.tables.openForVerification(number: file.number)
-                guard table.properties.entryCount == file.entryCount, table.properties.smallest == file.smallest,
-                    table.properties.largest == file.largest
-                else {
-                    throw .corruption(
-                        file: context.layout.table(file.number), offset: 0,
-                        expected: "the table that its executor described", found: "another")
-                }
+            for part in run.parts {
+                for file in part.result?.outputs ?? [] { try verify(file, part.attempt) }
             }
             return nil
         } catch { return error }
+    }
+
+    private func verify(_ file: FileMetadata, _ attempt: UInt64?) throws(EngineError) {
+        let table = try context.tables.openForVerification(number: file.number, attempt: attempt)
+        guard table.properties.entryCount == file.entryCount, table.properties.smallest == file.smallest,
+            table.properties.largest == file.largest
+        else {
+            throw .corruption(
+                file: context.layout.table(file.number, attempt: attempt), offset: 0,
+                expected: "the table that its executor described", found: "another")
+        }
     }
 
     private func commit(_ edit: VersionEdit) throws(EngineError) {

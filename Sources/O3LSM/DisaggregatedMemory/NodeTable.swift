@@ -41,11 +41,12 @@ struct NodeTable: @unchecked Sendable {
             let row = self.row(index)
             let state = sharedWord32(row + RegionLayout.Node.state)
             let found = state.pointee.load(ordering: .acquiring)
-            if found == 2 || (found != 0 && (isAlive(index) || JobTable(region).hasClaim(of: index))) { continue }
-            // Several processes may attach at once: 2 keeps the row while it is filled.
-            guard state.pointee.compareExchange(expected: found, desired: 2, ordering: .acquiring).exchanged else {
-                continue
-            }
+            guard isVacant(index, found) else { continue }
+            // Several processes may attach at once: one of them keeps the row while it fills it.
+            let attaching = NodeTable.attachingState(of: getpid())
+            guard state.pointee.compareExchange(expected: found, desired: attaching, ordering: .acquiring).exchanged
+            else { continue }
+            FaultPoint.midAttach.hit()
             row.storeBytes(of: BuildIdentity.current, toByteOffset: RegionLayout.Node.build, as: UInt32.self)
             row.storeBytes(of: UInt32(capacity), toByteOffset: RegionLayout.Node.capacity, as: UInt32.self)
             row.storeBytes(
@@ -62,6 +63,21 @@ struct NodeTable: @unchecked Sendable {
         }
         return nil
     }
+
+    /// Whether a row in that state can be taken.
+    private func isVacant(_ index: Int, _ state: UInt32) -> Bool {
+        switch state {
+        case 0: return true
+        case 1: return !isAlive(index) && !JobTable(region).hasClaim(of: index)
+        default:
+            // Somebody fills it, or has died at that: then the row holds nothing yet, so no claims either. An id that
+            // has been given to another process meanwhile keeps the row for as long as that one lives.
+            return state & 0xff != 2 || processStartTime(Int32(state >> 8)) == nil
+        }
+    }
+
+    /// The state of a row that a process is filling: 2, and above it the process's id, of at most 22 bits.
+    static func attachingState(of processID: Int32) -> UInt32 { UInt32(truncatingIfNeeded: processID) << 8 | 2 }
 
     func detach(_ index: Int) { sharedWord32(row(index) + RegionLayout.Node.state).pointee.store(0, ordering: .releasing) }
 

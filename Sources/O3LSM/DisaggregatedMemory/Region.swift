@@ -92,6 +92,17 @@ final class Region: @unchecked Sendable {
         return (region, .none)
     }
 
+    /// Keeps this process from writing to slabs, which a worker only reads: the processor enforces it. The tables of
+    /// nodes, jobs and bells stay writable.
+    ///
+    /// - Throws: `.io`.
+    func protectSlabs() throws(EngineError) {
+        let bytes = slabCount * RegionLayout.slabBytes
+        guard mprotect(base + RegionLayout.firstSlabOffset, bytes, PROT_READ) == 0 else {
+            throw .io(operation: "protect the slabs of", path: name, code: errno)
+        }
+    }
+
     /// Creates the region of a store, replacing what stands under its name. All of it is reserved.
     ///
     /// - Throws: `.memoryUnavailable` with both numbers when shared memory has no room.
@@ -236,6 +247,9 @@ final class Region: @unchecked Sendable {
         base.storeBytes(of: RegionLayout.version, toByteOffset: Header.version, as: UInt32.self)
         base.storeBytes(of: UInt32(RegionLayout.slabBytes), toByteOffset: Header.slabBytes, as: UInt32.self)
         base.storeBytes(of: UInt64(size), toByteOffset: Header.regionBytes, as: UInt64.self)
+        // Generations name files, too: those of two regions of one store must not meet.
+        base.storeBytes(
+            of: UInt64.random(in: 0...JobWord.maximumGeneration / 2), toByteOffset: Header.generation, as: UInt64.self)
         for (index, byte) in storeID.prefix(16).enumerated() {
             base.storeBytes(of: byte, toByteOffset: Header.storeID + index, as: UInt8.self)
         }

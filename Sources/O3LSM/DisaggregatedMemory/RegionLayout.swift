@@ -39,7 +39,7 @@ enum RegionLayout {
         static let offset = 4096
         static let count = 64
         static let bytes = 128
-        static let state = 0  // u32: 0 free, 1 attached
+        static let state = 0  // u32: 0 free, 1 attached, else being filled: process id << 8 | 2
         static let role = 4  // u32: 1 compute node, 2 worker
         static let processID = 8  // u32
         static let build = 12  // u32

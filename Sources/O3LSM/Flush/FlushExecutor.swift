@@ -16,9 +16,13 @@ struct FlushExecutor: Sendable {
     /// An entry is dropped when a newer one of its key, or a range tombstone, hides it from the newest
     /// state and from every snapshot. On an error the table's file is removed.
     ///
-    /// - Parameter isWanted: asked before the file is made and every few hundred KiB; once false, the call ends
-    ///   with `.closed`. An executor that was held up must not make a file that nobody will look for.
-    func run(_ descriptor: FlushDescriptor, isWanted: () -> Bool = { true }) throws(EngineError) -> FlushResult {
+    /// - Parameters:
+    ///   - attempt: what the table's name carries until it is accepted; its name is not durable until then.
+    ///   - isWanted: asked before the file is made and every few hundred KiB; once false, the call ends with
+    ///     `.closed`. An executor that was held up must not make a file that nobody will look for.
+    func run(_ descriptor: FlushDescriptor, attempt: UInt64, isWanted: () -> Bool = { true }) throws(EngineError)
+        -> FlushResult
+    {
         guard let memtable = try memtable(descriptor) else {
             throw .invalidArgument("there is no memtable \(descriptor.memtableID) to flush")
         }
@@ -26,7 +30,7 @@ struct FlushExecutor: Sendable {
         guard let shard = map.shards.first(where: { $0.index == descriptor.shard }) else {
             throw .invalidArgument("memtable \(descriptor.memtableID) has no shard \(descriptor.shard)")
         }
-        let path = layout.table(descriptor.fileNumber)
+        let path = layout.table(descriptor.fileNumber, attempt: attempt)
         guard isWanted() else { throw .closed }
         do throws(EngineError) {
             return try write(descriptor, memtable, shard, path, isWanted)
@@ -90,7 +94,6 @@ struct FlushExecutor: Sendable {
             return FlushResult(wroteTable: false, entriesRead: read, entriesDropped: dropped, fileSize: 0)
         }
         try file.close()
-        try storage.syncDirectory(layout.tableDirectory)
         return FlushResult(
             wroteTable: true, entriesRead: read, entriesDropped: dropped, fileSize: metadata.size)
     }

@@ -24,6 +24,8 @@ final class FlushScheduler {
         /// The shard lies in memory that only this process has.
         var isLocal: Bool
         var ticket: JobTable.Ticket?
+        /// What the name of the newest attempt's table carries.
+        var attempt: UInt64 = 0
         var file: FileMetadata?
         var isDone = false
         var retryAt: UInt64 = 0
@@ -32,9 +34,12 @@ final class FlushScheduler {
     private struct Plan {
         var memtable: Memtable
         var shards: [ShardJob]
+        /// Whether the tables have their own names.
+        var isInstalled = false
     }
 
     private let context: Context
+    private let files: AttemptFiles
     /// Whether a sealed memtable is where it will be flushed from.
     private let isReady: (Memtable) -> Bool
     private var plans: [Plan] = []
@@ -49,6 +54,7 @@ final class FlushScheduler {
 
     init(_ context: Context, isReady: @escaping (Memtable) -> Bool = { _ in true }) {
         self.context = context
+        files = AttemptFiles(storage: context.storage, layout: context.layout)
         self.isReady = isReady
     }
 
@@ -117,6 +123,10 @@ final class FlushScheduler {
         }
         var committed: [Memtable] = []
         while let plan = plans.first, plan.shards.allSatisfy(\.isDone) {
+            if let error = install(&plans[0], now) {
+                failure = error
+                break
+            }
             try commit(plan)
             committed.append(plan.memtable)
             plans.removeFirst()
@@ -130,6 +140,7 @@ final class FlushScheduler {
         job.descriptor.fileNumber = context.versions.newFileNumber()
         job.ticket = context.jobs.post(
             .flush, descriptor: job.descriptor.encode(), isLocal: job.isLocal || distrust.isActive(now))
+        job.attempt = job.ticket?.generation ?? 0
         job.startedAt = now
     }
 
@@ -143,6 +154,10 @@ final class FlushScheduler {
         case .claimed(let node):
             if context.nodes.holdsLease(node) { return nil }
             // Its executor is dead or does not answer: nothing is lost, another one does it.
+            takeBack(&job, ticket)
+            work.lostLeases += 1
+            return nil
+        case .lost:
             takeBack(&job, ticket)
             return nil
         case .done(let bytes, let node):
@@ -164,7 +179,8 @@ final class FlushScheduler {
             job.ticket = nil
             isOwn = context.nodes.isOwn(node)
             let failure = JobFailure(encoded: message)
-            error = .io(operation: "flush (\(failure.message)) into", path: context.layout.table(job.descriptor.fileNumber), code: failure.code)
+            error = .io(operation: "flush (\(failure.message)) into", path: context.layout.table(job.descriptor.fileNumber),
+                code: failure.code)
         }
         discardTable(job)
         job.retryAt = now + FlushScheduler.retryNanoseconds
@@ -177,20 +193,39 @@ final class FlushScheduler {
         context.jobs.release(ticket)
         job.ticket = nil
         discardTable(job)
-        work.lostLeases += 1
     }
 
     /// Removes what an attempt has written. An executor that comes back finds its claim gone and does the same.
     private func discardTable(_ job: ShardJob) {
-        // Best effort: recovery removes tables that no version names.
-        try? context.storage.delete(context.layout.table(job.descriptor.fileNumber))
-        context.tables.evict(number: job.descriptor.fileNumber)
+        files.discard(AttemptFiles.Name(number: job.descriptor.fileNumber, attempt: job.attempt))
         work.failedJobs += 1
+    }
+
+    /// Gives the tables of a memtable their own names, durably; nil when that is done. When it fails, none of them is
+    /// trusted: all jobs are to be done again.
+    private func install(_ plan: inout Plan, _ now: UInt64) -> EngineError? {
+        guard !plan.isInstalled else { return nil }
+        do throws(EngineError) {
+            try files.install(
+                plan.shards.filter { $0.file != nil }.map {
+                    AttemptFiles.Name(number: $0.descriptor.fileNumber, attempt: $0.attempt)
+                })
+            plan.isInstalled = true
+            return nil
+        } catch {
+            for index in plan.shards.indices {
+                discardTable(plan.shards[index])
+                plan.shards[index].file = nil
+                plan.shards[index].isDone = false
+                plan.shards[index].retryAt = now + FlushScheduler.retryNanoseconds
+            }
+            return error
+        }
     }
 
     /// Checks what an executor claims against the shard and against the table itself.
     private func verify(_ result: FlushResult?, _ job: ShardJob) throws(EngineError) -> FileMetadata? {
-        let path = context.layout.table(job.descriptor.fileNumber)
+        let path = context.layout.table(job.descriptor.fileNumber, attempt: job.attempt)
         func refuse(_ expected: String, _ found: String) -> EngineError {
             .corruption(file: path, offset: 0, expected: expected, found: found)
         }
@@ -201,7 +236,8 @@ final class FlushScheduler {
         work.entriesIn += result.entriesRead
         work.entriesDropped += result.entriesDropped
         guard result.wroteTable else { return nil }
-        let table = try context.tables.openForVerification(number: job.descriptor.fileNumber)
+        let table = try context.tables.openForVerification(
+            number: job.descriptor.fileNumber, attempt: job.attempt)
         let file = table.properties.metadata(number: job.descriptor.fileNumber, size: result.fileSize)
         guard file.size == result.fileSize, file.entryCount == result.entriesRead - result.entriesDropped,
             compareKeys(job.descriptor.lowerBound, file.smallest.userKey) <= 0

@@ -4,8 +4,9 @@ import Synchronization
 /// A place in the engine where a test may let the process die, as kill -9 would.
 ///
 /// A child process of a test names the point and the hit in the environment, `O3LSM_FAULT=mid-insert:17`:
-/// the 17th time that any thread comes by, the process kills itself. In release builds nothing of this
-/// exists.
+/// the 17th time that any thread comes by, the process kills itself. `mid-insert:17:stop` stops it instead, until
+/// somebody continues it; `mid-insert:17:group` kills its whole process group. In release builds nothing of this
+/// exists, unless they are made with `-DFAULT_POINTS`.
 enum FaultPoint: String, CaseIterable, Sendable {
     /// Some entries of a batch have their room, others have none yet.
     case midReserve = "mid-reserve"
@@ -35,37 +36,67 @@ enum FaultPoint: String, CaseIterable, Sendable {
     case midReplay = "mid-replay"
     /// Some of a shard's entries that never became visible have been taken out.
     case midTrim = "mid-trim"
+    /// A process has taken a row of the node table and not filled it.
+    case midAttach = "mid-attach"
+    /// A job is in the table; nobody has seen it.
+    case jobPosted = "job-posted"
+    /// An executor has claimed a job and not begun.
+    case jobClaimed = "job-claimed"
+    /// Some entries of a compaction's inputs have been merged.
+    case midCompaction = "mid-compaction"
+    /// A job's result is in its slot, whose word still says that it is being executed.
+    case resultWritten = "result-written"
+    /// A job is done; its executor has not rung.
+    case jobDone = "job-done"
+    /// The owner has seen that a job is done and not taken its result.
+    case beforeCollect = "before-collect"
+    /// Tables have been checked and do not have their own names.
+    case beforeRename = "before-rename"
 
     /// Dies here if the plan says so.
     @inline(__always)
     func hit() {
-        #if DEBUG
+        #if DEBUG || FAULT_POINTS
             FaultPlan.current?.hit(self)
         #endif
     }
 }
 
-#if DEBUG
+#if DEBUG || FAULT_POINTS
     /// What the environment asks for. Thread-safe.
     private final class FaultPlan: Sendable {
         static let current = FaultPlan()
 
+        private enum Action: String {
+            case kill
+            case stop
+            case group
+        }
+
         private let point: FaultPoint
+        private let action: Action
         private let remaining: Atomic<Int>
 
         /// nil when there is no plan, or none that can be read.
         init?() {
             guard let text = getenv("O3LSM_FAULT") else { return nil }
             let parts = String(cString: text).split(separator: ":")
-            guard parts.count == 2, let point = FaultPoint(rawValue: String(parts[0])), let hits = Int(parts[1])
+            guard parts.count == 2 || parts.count == 3, let point = FaultPoint(rawValue: String(parts[0])), let hits = Int(parts[1])
             else { return nil }
+            guard let action = parts.count == 3 ? Action(rawValue: String(parts[2])) : .kill else { return nil }
             self.point = point
+            self.action = action
             remaining = Atomic(hits)
         }
 
         func hit(_ point: FaultPoint) {
             guard point == self.point else { return }
-            if remaining.wrappingSubtract(1, ordering: .relaxed).newValue == 0 { kill(getpid(), SIGKILL) }
+            guard remaining.wrappingSubtract(1, ordering: .relaxed).newValue == 0 else { return }
+            switch action {
+            case .kill: kill(getpid(), SIGKILL)
+            case .stop: kill(getpid(), SIGSTOP)
+            case .group: kill(0, SIGKILL)
+            }
         }
     }
 #endif

@@ -41,8 +41,11 @@ final class TableCache: Sendable {
     }
 
     /// A table that no version knows yet, opened afresh so that what is checked is what is on storage.
-    func openForVerification(number: UInt64) throws(EngineError) -> Table {
-        try Table.open(try storage.openForReading(layout.table(number)), number: number, cache: nil)
+    ///
+    /// - Parameter attempt: the attempt that its name carries; nil when it has its own name.
+    func openForVerification(number: UInt64, attempt: UInt64? = nil) throws(EngineError) -> Table {
+        try Table.open(
+            try storage.openForReading(layout.table(number, attempt: attempt)), number: number, cache: nil)
     }
 
     /// Forgets the table and its blocks: its file is about to be removed.

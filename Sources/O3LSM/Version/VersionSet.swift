@@ -40,7 +40,8 @@ final class VersionSet: Sendable {
     /// Tables in one edit of the snapshot that begins a manifest: with the longest keys, far within a record.
     private static let snapshotTables = 1000
     /// How far a recovery moves on beyond the recorded file numbers. Numbers that the last owner gave out after
-    /// its last commit may still be in the hands of workers, who may create files by them at any time.
+    /// its last commit may still be in the hands of workers; no harm would come of it, but no file need be looked at
+    /// twice to know whose it is.
     private static let fileNumberGap: UInt64 = 1024
 
     private init(
@@ -256,10 +257,14 @@ final class VersionSet: Sendable {
         let live = liveFileNumbers()
         for name in try storage.list(layout.tableDirectory) {
             let path = layout.tableDirectory + "/" + name
-            guard let number = StoreLayout.number(in: name), layout.table(number) == path, !live.contains(number)
-            else { continue }
-            raiseNextFile(above: number)
-            try storage.delete(path)
+            guard let number = StoreLayout.tableNumber(in: name) else { continue }
+            if name.hasSuffix(StoreLayout.attemptSuffix) {
+                // Of an attempt that nobody waits for any more; a late worker may be removing it itself.
+                try? storage.delete(path)
+            } else if layout.table(number) == path, !live.contains(number) {
+                raiseNextFile(above: number)
+                try storage.delete(path)
+            }
         }
         let manifests = committer.withLock { $0.manifestNumbers }
         for name in try storage.list(layout.root) {

@@ -23,6 +23,9 @@ struct JobTable: @unchecked Sendable {
         var node: Int
         var kind: JobKind
         var descriptor: [UInt8]
+
+        /// Names this attempt at the job, and never another one.
+        var attempt: UInt64 { ticket.generation }
     }
 
     /// What became of a job.
@@ -33,6 +36,9 @@ struct JobTable: @unchecked Sendable {
         case claimed(node: Int)
         case done([UInt8], node: Int)
         case failed(String, node: Int)
+        /// The slot does not hold the job or its answer any more, so that it is to be done again: somebody who was held
+        /// up in the middle of an older answer has written over it.
+        case lost
     }
 
     private let region: Region
@@ -73,6 +79,7 @@ struct JobTable: @unchecked Sendable {
             }
             word(slot).pointee.store(
                 JobWord(generation: generation, node: 0, state: .posted).bits, ordering: .releasing)
+            FaultPoint.jobPosted.hit()
             postedBell.ring()
             return Ticket(slot: slot, generation: generation)
         }
@@ -82,25 +89,19 @@ struct JobTable: @unchecked Sendable {
     /// What a posted job has come to.
     func outcome(_ ticket: Ticket) -> Outcome {
         let current = load(ticket.slot)
-        guard current.generation == ticket.generation else {
-            return .failed(JobFailure.message(5, "the job table has lost the job"), node: current.node)
-        }
+        guard current.generation == ticket.generation else { return .lost }
         switch current.state {
-        case .posted, .empty: return .posted
+        case .posted: return .posted
+        case .empty: return .lost
         case .claimed: return .claimed(node: current.node)
-        case .done, .failed: break
+        case .done, .failed: FaultPoint.beforeCollect.hit()
         }
         let row = address(ticket.slot)
         let count = Int(row.load(fromByteOffset: Job.resultBytes, as: UInt32.self))
-        guard count <= Job.maximumResultBytes else {
-            return .failed(JobFailure.message(5, "the job's result has an impossible length"), node: current.node)
-        }
+        guard count <= Job.maximumResultBytes else { return .lost }
         let payload = [UInt8](UnsafeRawBufferPointer(start: row + Job.result, count: count))
         let stored = row.load(fromByteOffset: Job.resultChecksum, as: UInt32.self)
-        guard stored == payload.withUnsafeBytes({ JobTable.checksum($0, ticket.generation) }) else {
-            return .failed(
-                JobFailure.message(5, "the checksum of the job's result does not hold"), node: current.node)
-        }
+        guard stored == payload.withUnsafeBytes({ JobTable.checksum($0, ticket.generation) }) else { return .lost }
         return current.state == .done
             ? .done(payload, node: current.node)
             : .failed(String(decoding: payload, as: UTF8.self), node: current.node)
@@ -164,6 +165,7 @@ struct JobTable: @unchecked Sendable {
                 fail(claim, JobFailure.message(5, "the job descriptor's checksum does not hold"))
                 continue
             }
+            FaultPoint.jobClaimed.hit()
             return claim
         }
         return nil
@@ -201,10 +203,12 @@ struct JobTable: @unchecked Sendable {
                 as: UInt32.self)
         }
         row.storeBytes(of: UInt32(payload.count), toByteOffset: Job.resultBytes, as: UInt32.self)
+        FaultPoint.resultWritten.hit()
         let concluded = JobWord(generation: claim.ticket.generation, node: claim.node, state: newState)
         let isTaken = word(claim.ticket.slot).pointee.compareExchange(
             expected: JobTable.held(claim).bits, desired: concluded.bits, ordering: .acquiringAndReleasing
         ).exchanged
+        FaultPoint.jobDone.hit()
         finishedBell.ring()
         return isTaken
     }

@@ -5,9 +5,12 @@ final class LocalExecutor: Sendable {
     private let jobs: JobTable
     private let node: Int
     private let flush: FlushExecutor
-    private let compact: @Sendable (_ descriptor: [UInt8], _ shouldStop: () -> Bool) throws(EngineError) -> [UInt8]
+    private let compact: Compact
     private let isStopping = Atomic<Bool>(false)
     private let threads = Mutex<[BackgroundThread]>([])
+
+    typealias Compact =
+        @Sendable (_ descriptor: [UInt8], _ attempt: UInt64, _ shouldStop: () -> Bool) throws(EngineError) -> [UInt8]
 
     /// How long jobs are left to workers before a thread of the owner takes them, in nanoseconds, by kind.
     private let flushGrace = Atomic<UInt64>(0)
@@ -19,8 +22,7 @@ final class LocalExecutor: Sendable {
     private static let leasesForCompactions: UInt64 = 10
 
     init(
-        jobs: JobTable, node: Int, leaseMilliseconds: Int, flush: FlushExecutor,
-        compact: @escaping @Sendable (_ descriptor: [UInt8], _ shouldStop: () -> Bool) throws(EngineError) -> [UInt8]
+        jobs: JobTable, node: Int, leaseMilliseconds: Int, flush: FlushExecutor, compact: @escaping Compact
     ) {
         self.jobs = jobs
         self.node = node
@@ -83,9 +85,9 @@ final class LocalExecutor: Sendable {
                 guard let descriptor = FlushDescriptor.decode(claim.descriptor) else {
                     throw .invalidArgument("the flush descriptor cannot be read")
                 }
-                result = try flush.run(descriptor).encode()
+                result = try flush.run(descriptor, attempt: claim.attempt).encode()
             case .compaction:
-                result = try compact(claim.descriptor) { isStopping.load(ordering: .relaxed) }
+                result = try compact(claim.descriptor, claim.attempt) { isStopping.load(ordering: .relaxed) }
             }
             jobs.finish(claim, result: result)
         } catch {

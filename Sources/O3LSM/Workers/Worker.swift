@@ -87,6 +87,7 @@ public final class Worker: Sendable {
                 throw .invalidArgument(
                     "the owner of \(layout.root) runs another build of this program: start the worker from the same one")
             }
+            try region.protectSlabs()
             try serve(region, report)
         }
     }
@@ -182,8 +183,8 @@ private final class WorkerSession: Sendable {
                 guard let descriptor = FlushDescriptor.decode(claim.descriptor) else {
                     throw .invalidArgument("the flush descriptor cannot be read")
                 }
-                let result = try flush.run(descriptor) { jobs.isHeld(claim) }
-                if !jobs.finish(claim, result: result.encode()) { discard([descriptor.fileNumber]) }
+                let result = try flush.run(descriptor, attempt: claim.attempt) { jobs.isHeld(claim) }
+                if !jobs.finish(claim, result: result.encode()) { discard([descriptor.fileNumber], of: claim) }
             case .compaction:
                 let descriptor = try claim.descriptor.withEngineBytes { (bytes) throws(EngineError) in
                     try CompactionDescriptor.decode(bytes, source: "compaction job")
@@ -194,10 +195,10 @@ private final class WorkerSession: Sendable {
                     blockCache: BlockCache(capacity: WorkerSession.cacheBytes))
                 let executor = CompactionExecutor(
                     storage: storage, layout: layout, tables: tables, limiter: limiter)
-                let result = try executor.run(descriptor) { [self] in
+                let result = try executor.run(descriptor, attempt: claim.attempt) { [self] in
                     isOver.load(ordering: .relaxed) || isStopping() || !jobs.isHeld(claim)
                 }
-                if !jobs.finish(claim, result: result.encode()) { discard(result.outputs.map(\.number)) }
+                if !jobs.finish(claim, result: result.encode()) { discard(result.outputs.map(\.number), of: claim) }
             }
         } catch {
             jobs.fail(claim, JobFailure(error).encode())
@@ -205,8 +206,8 @@ private final class WorkerSession: Sendable {
     }
 
     /// The claim was lost: nobody will use these tables.
-    private func discard(_ numbers: [UInt64]) {
-        // Best effort: recovery removes tables that no version names.
-        for number in numbers { try? storage.delete(layout.table(number)) }
+    private func discard(_ numbers: [UInt64], of claim: JobTable.Claim) {
+        // Best effort: recovery removes the files of attempts. Never a table's own name: that is the owner's.
+        for number in numbers { try? storage.delete(layout.table(number, attempt: claim.attempt)) }
     }
 }

@@ -60,7 +60,7 @@ import Testing
         for field in [RegionLayout.Job.resultBytes, RegionLayout.Job.resultChecksum, RegionLayout.Job.result] {
             for byte in field..<(field + 4) { row.storeBytes(of: old[byte], toByteOffset: byte, as: UInt8.self) }
         }
-        guard case .failed = jobs.outcome(second) else { throw EngineError.closed }
+        guard case .lost = jobs.outcome(second) else { throw EngineError.closed }
     }
 
     @Test func jobsAreLeftToWorkersForAWhile() throws {
