@@ -171,6 +171,15 @@ public final class Database: @unchecked Sendable {
         return (free - min(free, ControlPlane.reserveBytes(ofStorage: total)), total)
     }
 
+    /// What the open store has lost count of in disaggregated memory: slabs and slots that nobody will give back.
+    /// Takes a second, during which it may be used.
+    ///
+    /// - Returns: one sentence for each; empty in good order.
+    public func leaks() throws(EngineError) -> [String] {
+        try checkOpen()
+        return core.leaks()
+    }
+
     /// Reads every table and checks every checksum and the shape of the tree.
     ///
     /// - Parameter progress: told of tables done and tables in all.

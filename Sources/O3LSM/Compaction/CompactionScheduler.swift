@@ -120,6 +120,9 @@ final class CompactionScheduler {
         return (changed, failure)
     }
 
+    /// Jobs that are in the job table.
+    var postedJobs: Int { running.reduce(0) { $0 + $1.parts.count { $0.ticket != nil } } }
+
     // MARK: Starting
 
     /// Parts that may run at once.

@@ -12,6 +12,8 @@ final class SlabAllocator: Sendable {
     }
 
     let slabCount: Int
+    /// Who has the slabs.
+    let owners = SlabOwners()
     private let state: Mutex<State>
     private let freeCount: Atomic<Int>
 

@@ -62,6 +62,9 @@ final class FlushScheduler {
     /// Bytes of memtables that wait for their flush to be committed.
     var pendingBytes: Int { plans.reduce(0) { $0 + $1.memtable.reservedBytes } }
 
+    /// Jobs that are in the job table.
+    var postedJobs: Int { plans.reduce(0) { $0 + $1.shards.count { $0.ticket != nil } } }
+
     /// Whether a sealed memtable could not be planned yet, because batches in it are not visible.
     private(set) var mustLookAgain = false
 

@@ -42,9 +42,11 @@ final class Memtable: @unchecked Sendable {
         let map = ShardMap(shards)
         maps = [map]
         currentMap = Atomic(UnsafeRawPointer(Unmanaged.passUnretained(map).toOpaque()))
+        allocator.owners.add(self)
     }
 
     deinit {
+        allocator.owners.remove(self)
         guard isReleasable.load(ordering: .acquiring) else { return }
         // The slot goes first: a crash in between leaks nothing, since free slabs are derived.
         directory.setState(slot, .free)

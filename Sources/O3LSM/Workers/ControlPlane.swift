@@ -34,6 +34,7 @@ final class ControlPlane: @unchecked Sendable {
         var flush = Statistics.Work()
         var compaction = Statistics.Work()
         var error: EngineError?
+        var postedJobs = 0
     }
     private let shared = Mutex(Shared())
     private let isStopping = Atomic<Bool>(false)
@@ -128,6 +129,9 @@ final class ControlPlane: @unchecked Sendable {
         }
     }
 
+    /// Jobs that are in the table and that somebody will collect, as of the thread's last round.
+    var postedJobs: Int { shared.withLock { $0.postedJobs } }
+
     private func wait(for goal: Waiter.Goal) throws(EngineError) {
         let done = Completion()
         shared.withLock { $0.waiters.append(Waiter(goal: goal, done: done)) }
@@ -197,6 +201,7 @@ final class ControlPlane: @unchecked Sendable {
             shared.flush = flushes.work
             shared.compaction = compactions.work
             shared.error = flush ?? compaction
+            shared.postedJobs = flushes.postedJobs + compactions.postedJobs
         }
     }
 

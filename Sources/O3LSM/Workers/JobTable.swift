@@ -118,6 +118,9 @@ struct JobTable: @unchecked Sendable {
         }
     }
 
+    /// Slots that hold a job, in whatever state.
+    var occupiedSlots: Int { (0..<Job.count).count { load($0).state != .empty } }
+
     /// Whether a node has claimed a job that it has not answered for.
     func hasClaim(of node: Int) -> Bool {
         (0..<Job.count).contains { slot in

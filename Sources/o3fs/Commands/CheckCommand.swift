@@ -9,13 +9,17 @@ struct CheckCommand: ParsableCommand {
         commandName: "check",
         abstract: "Verify every checksum of an unmounted store and every row of its file system.",
         discussion: """
-            Nothing is changed. Exit status: 0 when the store is sound, 1 when problems were found, 2 when it \
+            With --memory, of a mounted store: whether slabs, memtable slots or job slots are taken that nobody will \
+            give back. Nothing is changed. Exit status: 0 when the store is sound, 1 when problems were found, 2 when it \
             cannot be checked (it is no store, it is in use, it cannot be read).
             """
     )
 
-    @Argument(help: "An unmounted store's directory.")
+    @Argument(help: "An unmounted store's directory; with --memory a mounted one's, or its mountpoint.")
     var store: String
+
+    @Flag(help: "Check the memory of a mounted store.")
+    var memory = false
 
     @Flag(help: "Print a JSON object.")
     var json = false
@@ -28,10 +32,13 @@ struct CheckCommand: ParsableCommand {
         /// False when the store holds no file system, which is not a problem.
         var hasFileSystem: Bool
         var problems: [String]
+        /// Whether the store is mounted, so that tables and rows were not looked at.
+        var isMemoryOnly = false
 
         enum CodingKeys: String, CodingKey {
             case store, clean, tables, rows, problems
             case hasFileSystem = "has_file_system"
+            case isMemoryOnly = "memory_only"
         }
     }
 
@@ -41,7 +48,9 @@ struct CheckCommand: ParsableCommand {
     func run() throws {
         let report: Report
         do {
-            report = try check(try StoreLocation.unmountedStore(store))
+            report =
+                memory
+                ? try checkMemory(try StoreLocation.resolve(store)) : try check(try StoreLocation.unmountedStore(store))
         } catch {
             Console.note("Error: cannot check \(store): \(error)")
             throw Self.cannotCheck
@@ -50,11 +59,19 @@ struct CheckCommand: ParsableCommand {
             Console.line(try JSON.encode(report, pretty: true))
         } else {
             for problem in report.problems { Console.line("problem: \(problem)") }
-            let what = report.hasFileSystem ? "\(report.rows) rows" : "no file system"
+            let what = report.isMemoryOnly ? "its memory while mounted" : report.hasFileSystem ? "\(report.rows) rows" : "no file system"
             let verdict = report.clean ? "no problems" : "\(report.problems.count) problems"
-            Console.line("\(report.store): \(report.tables) tables, \(what), \(verdict)")
+            let tables = report.isMemoryOnly ? "" : "\(report.tables) tables, "
+            Console.line("\(report.store): \(tables)\(what), \(verdict)")
         }
         if !report.clean { throw Self.problemsFound }
+    }
+
+    private func checkMemory(_ location: StoreLocation) throws -> Report {
+        let answer = try ControlClient.request(.check, at: location.socket, as: ControlProblems.self)
+        return Report(
+            store: location.store, clean: answer.problems.isEmpty, tables: 0, rows: 0, hasFileSystem: true,
+            problems: answer.problems, isMemoryOnly: true)
     }
 
     private func check(_ path: String) throws -> Report {

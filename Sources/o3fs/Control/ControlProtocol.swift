@@ -12,11 +12,18 @@ enum ControlCommand: String, Codable, CaseIterable, Sendable {
     case compact
     /// Makes everything written before survive power loss, then answers with `ControlDone`.
     case sync
+    /// Looks for slabs and slots that nobody will give back; answered by a `ControlProblems`.
+    case check
 }
 
 /// The answer to a command that has nothing to tell but that it is done.
 struct ControlDone: Codable, Sendable {
     var done = true
+}
+
+/// What a daemon has found wrong with itself: a sentence each.
+struct ControlProblems: Codable, Sendable {
+    var problems: [String]
 }
 
 struct ControlRequest: Codable, Sendable {

@@ -131,6 +131,8 @@ final class DaemonReports: Sendable {
         case .sync:
             try database.sync()
             return ControlDone()
+        case .check:
+            return ControlProblems(problems: try database.leaks())
         }
     }
 }
