@@ -17,6 +17,8 @@ public struct Statistics: Codable, Sendable {
         public var failedJobs = 0
         /// Those among them whose executor died or stopped answering.
         public var lostLeases = 0
+        /// Memtables that were found damaged in DM and made again. Flushes only.
+        public var repairedMemtables = 0
         public var bytesRead: UInt64 = 0
         public var bytesWritten: UInt64 = 0
         public var entriesIn: UInt64 = 0
@@ -32,6 +34,7 @@ public struct Statistics: Codable, Sendable {
             case offloadedJobs = "offloaded_jobs"
             case failedJobs = "failed_jobs"
             case lostLeases = "lost_leases"
+            case repairedMemtables = "repaired_memtables"
             case bytesRead = "bytes_read"
             case bytesWritten = "bytes_written"
             case entriesIn = "entries_in"

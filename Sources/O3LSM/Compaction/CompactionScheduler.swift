@@ -241,7 +241,7 @@ final class CompactionScheduler {
                     if isOwn {
                         run.failure = .io(
                             operation: "compact (\(failure.message)) in", path: context.layout.tableDirectory,
-                            code: failure.code)
+                            code: failure.posixCode)
                     } else {
                         run.hasLostPart = true
                     }

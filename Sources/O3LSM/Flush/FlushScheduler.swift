@@ -28,6 +28,7 @@ final class FlushScheduler {
         var attempt: UInt64 = 0
         var file: FileMetadata?
         var isDone = false
+        var isSuspect = false
         var retryAt: UInt64 = 0
         var startedAt: UInt64 = 0
     }
@@ -36,6 +37,12 @@ final class FlushScheduler {
         var shards: [ShardJob]
         /// Whether the tables have their own names.
         var isInstalled = false
+        /// The memtable in DM whose place a repaired one has taken: it goes when that one is flushed, not before.
+        var damaged: Memtable?
+        /// The owner has found a shard damaged.
+        var isSuspect: Bool { shards.contains(where: \.isSuspect) }
+        /// Why it cannot be flushed at all.
+        var verdict: EngineError?
     }
 
     private let context: Context
@@ -115,7 +122,7 @@ final class FlushScheduler {
     func step() throws(EngineError) -> (committed: [Memtable], failure: EngineError?) {
         var failure: EngineError?
         let now = monotonicNanoseconds()
-        for plan in plans.indices {
+        for plan in plans.indices where plans[plan].verdict == nil {
             for shard in plans[plan].shards.indices where !plans[plan].shards[shard].isDone {
                 if plans[plan].shards[shard].ticket == nil {
                     post(&plans[plan].shards[shard], now)
@@ -123,7 +130,10 @@ final class FlushScheduler {
                     failure = error
                 }
             }
+            // Nobody need hear of what is mended.
+            if plans[plan].isSuspect, try repair(&plans[plan]) { failure = nil }
         }
+        if let verdict = plans.lazy.compactMap(\.verdict).first { throw verdict }
         var committed: [Memtable] = []
         while let plan = plans.first, plan.shards.allSatisfy(\.isDone) {
             if let error = install(&plans[0], now) {
@@ -135,6 +145,37 @@ final class FlushScheduler {
             plans.removeFirst()
         }
         return (committed, failure)
+    }
+
+    /// Puts a memtable that has been made again in the place of a damaged one, and begins its flush anew.
+    ///
+    /// - Returns: false when that has been done before: then the trouble is another one.
+    /// - Throws: why that cannot be, which stays so.
+    private func repair(_ plan: inout Plan) throws(EngineError) -> Bool {
+        let damaged = plan.memtable
+        let repair = MemtableRepair(storage: context.storage, layout: context.layout, region: context.region)
+        guard plan.damaged == nil else {
+            for index in plan.shards.indices { plan.shards[index].isSuspect = false }
+            return false
+        }
+        do throws(EngineError) {
+            let whole = try repair.rebuild(damaged)
+            for job in plan.shards {
+                if let ticket = job.ticket { context.jobs.release(ticket) }
+                discardTable(job)
+            }
+            whole.setState(.flushing)
+            context.holder.update { state in
+                ReadState(memtables: state.memtables.map { $0 === damaged ? whole : $0 }, version: state.version)
+            }
+            plan = self.plan(whole)
+            plan.damaged = damaged
+            work.repairedMemtables += 1
+            return true
+        } catch {
+            if case .readOnly = error { plan.verdict = error }
+            throw error
+        }
     }
 
     private func post(_ job: inout ShardJob, _ now: UInt64) {
@@ -175,6 +216,7 @@ final class FlushScheduler {
                 return nil
             } catch let refused {
                 isOwn = context.nodes.isOwn(node)
+                if case .corruption = refused { job.isSuspect = isOwn }
                 error = refused
             }
         case .failed(let message, let node):
@@ -182,8 +224,9 @@ final class FlushScheduler {
             job.ticket = nil
             isOwn = context.nodes.isOwn(node)
             let failure = JobFailure(encoded: message)
+            job.isSuspect = isOwn && failure.isCorruption
             error = .io(operation: "flush (\(failure.message)) into", path: context.layout.table(job.descriptor.fileNumber),
-                code: failure.code)
+                code: failure.posixCode)
         }
         discardTable(job)
         job.retryAt = now + FlushScheduler.retryNanoseconds
@@ -270,6 +313,7 @@ final class FlushScheduler {
             ReadState(memtables: state.memtables.filter { $0 !== plan.memtable }, version: version)
         }
         plan.memtable.markReleasable()
+        plan.damaged?.markReleasable()
         work.bytesRead += UInt64(plan.memtable.reservedBytes)
         let now = monotonicNanoseconds()
         if let started = plan.shards.map(\.startedAt).min() {

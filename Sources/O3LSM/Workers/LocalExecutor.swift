@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 
 /// Threads of the compute node that execute jobs from the job table, as a worker process would.
@@ -101,8 +102,11 @@ struct JobFailure {
     let code: Int32
     let message: String
 
+    /// EBADMSG: what was read is damaged, as opposed to EIO, where storage did not answer.
+    private static let corruptionCode: Int32 = 74
+
     init(_ error: EngineError) {
-        code = error.posixCode
+        if case .corruption = error { code = JobFailure.corruptionCode } else { code = error.posixCode }
         message = error.description
     }
 
@@ -111,6 +115,11 @@ struct JobFailure {
         code = parts.first.flatMap { Int32($0) } ?? 5
         message = parts.count > 1 ? String(parts[1]) : encoded
     }
+
+    /// Whether what was read is damaged.
+    var isCorruption: Bool { code == JobFailure.corruptionCode }
+    /// The errno for callers, to whom damage is EIO.
+    var posixCode: Int32 { isCorruption ? EIO : code }
 
     func encode() -> String { JobFailure.message(code, message) }
 
