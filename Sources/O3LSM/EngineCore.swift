@@ -23,12 +23,14 @@ final class EngineCore: @unchecked Sendable {
     /// The store's lock; nil once this process has let go of the store.
     private let lock: Mutex<(any FileLock)?>
     private let node: Int
+    /// nil: off.
+    let offsetCache: OffsetCache?
 
     init(
         layout: StoreLayout, storage: any Storage, options: Options, region: Region, allocator: SlabAllocator,
         versions: VersionSet, tables: TableCache, holder: ReadStateHolder, snapshots: SnapshotList,
         writes: WritePath, log: WriteAheadLog, control: ControlPlane, executor: LocalExecutor,
-        recovery: Statistics.Recovery, lock: any FileLock, node: Int
+        recovery: Statistics.Recovery, lock: any FileLock, node: Int, offsetCache: OffsetCache?
     ) {
         self.layout = layout
         self.storage = storage
@@ -47,6 +49,7 @@ final class EngineCore: @unchecked Sendable {
         appendsBeforeReturn = options.placement == .staged
         self.lock = Mutex(lock)
         self.node = node
+        self.offsetCache = offsetCache
     }
 
     func flush() throws(EngineError) {
@@ -97,7 +100,13 @@ final class EngineCore: @unchecked Sendable {
         for memtable in state.memtables {
             let tombstone =
                 memtable.tombstones.isEmpty ? 0 : memtable.tombstones.newestCovering(key, upTo: sequence)
-            switch try memtable.lookup(key, hash: hash, sequence) {
+            let found: LookupResult
+            if let offsetCache {
+                found = try memtable.lookup(key, hash: hash, sequence, offsetCache)
+            } else {
+                found = try memtable.lookup(key, hash: hash, sequence)
+            }
+            switch found {
             case .put(let value, let found): return found > tombstone ? value : nil
             case .deleted: return nil
             case .notFound: if tombstone > 0 { return nil }
@@ -233,6 +242,7 @@ final class EngineCore: @unchecked Sendable {
         let cache = tables.blockCache.statistics
         statistics.cache = Statistics.Cache(
             hits: cache.hits, misses: cache.misses, usedBytes: cache.usedBytes, capacityBytes: cache.capacity)
+        if let offsetCache { statistics.offsetCache = offsetCache.statistics }
         statistics.recovery = recovery
         return statistics
     }

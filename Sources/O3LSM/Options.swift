@@ -55,6 +55,8 @@ public struct Options: Sendable {
     public var bloomBitsPerKey = 10
     /// Bytes of the block cache. At least 1 MiB.
     public var cacheSize = 256 << 20
+    /// Bytes of the cache of places of entries in sealed memtables, 16 for each; 0: none. At most 64 GiB.
+    public var offsetCache = 0
     /// Table files kept open at once. 16 … 15,000.
     public var maximumOpenTables = 4000
 
@@ -100,6 +102,7 @@ public struct Options: Sendable {
         try check("blockSize", blockSize, (1 << 10)...(1 << 20))
         try check("bloomBitsPerKey", bloomBitsPerKey, 0...32)
         try check("cacheSize", cacheSize, (1 << 20)...(1 << 40))
+        try check("offsetCache", offsetCache, 0...(64 << 30))
         try check("maximumOpenTables", maximumOpenTables, 16...15_000)
         try check("tableFileSize", tableFileSize, (1 << 20)...(1 << 30))
         try check("l0CompactionTrigger", l0CompactionTrigger, 1...1000)

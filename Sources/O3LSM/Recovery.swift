@@ -48,6 +48,7 @@ extension EngineCore {
         let needsReplay = found.map { $0.region.placement == .staged } ?? !isNew
         let options = try fitting(options, region, storage.space(layout.root).total)
 
+        let offsetCache = try OffsetCache(budgetBytes: options.offsetCache)
         let birth = try birthplace(region, allocator, options)
         let nextSequence = region.visibleSequence + 1
         if let last = memtables.last, last.state == .active, birth.region.isPrivate {
@@ -108,7 +109,8 @@ extension EngineCore {
         return EngineCore(
             layout: layout, storage: storage, options: options, region: region, allocator: allocator,
             versions: versions, tables: tables, holder: holder, snapshots: snapshots, writes: writes, log: log,
-            control: control, executor: executor, recovery: recovery, lock: lock, node: node)
+            control: control, executor: executor, recovery: recovery, lock: lock, node: node,
+            offsetCache: offsetCache)
     }
 
     /// - Returns: whether the store is to be created.

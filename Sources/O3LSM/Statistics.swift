@@ -136,6 +136,21 @@ public struct Statistics: Codable, Sendable {
             case capacityBytes = "capacity_bytes"
         }
     }
+    /// The cache of places of entries in sealed memtables.
+    public struct OffsetCache: Codable, Sendable {
+        /// Lookups in sealed memtables that it answered.
+        public var hits: UInt64 = 0
+        /// Those that walked the index, behind the memtable's filter.
+        public var misses: UInt64 = 0
+        /// 0: there is none.
+        public var capacityBytes = 0
+
+        enum CodingKeys: String, CodingKey {
+            case hits
+            case misses
+            case capacityBytes = "capacity_bytes"
+        }
+    }
     /// How the database came to life.
     public struct Recovery: Codable, Sendable {
         /// `created`, `region`, or `log`.
@@ -175,6 +190,7 @@ public struct Statistics: Codable, Sendable {
     public var workers: [Worker] = []
     public var wal = Log()
     public var cache = Cache()
+    public var offsetCache = OffsetCache()
     public var recovery = Recovery()
     /// Why writes are refused, when they are.
     public var writeError: String?
@@ -203,6 +219,7 @@ public struct Statistics: Codable, Sendable {
         case workers
         case wal
         case cache
+        case offsetCache = "offset_cache"
         case recovery
         case writeError = "write_error"
     }

@@ -27,6 +27,7 @@ final class Memtable: @unchecked Sendable {
     private let storedFirstSequence = Atomic<UInt64>(0)
     /// Valid once sealed.
     private let sealedLastSequence = Atomic<UInt64>(0)
+    private let storedImmutableSince = Atomic<UInt64>(Memtable.isMutable)
 
     private init(
         id: UInt64, slot: Int, firstSequence: SequenceNumber, filter: MemtableFilter, shards: [Shard],
@@ -126,10 +127,22 @@ final class Memtable: @unchecked Sendable {
     var isInDM: Bool { !region.isPrivate }
 
     var state: MemtableState { directory.state(slot) ?? .free }
-    func setState(_ state: MemtableState) { directory.setState(slot, state) }
+    func setState(_ state: MemtableState) {
+        directory.setState(slot, state)
+        if state == .sealed { storedImmutableSince.store(lastSequence, ordering: .releasing) }
+    }
 
     /// The greatest sequence of a sealed memtable.
     var lastSequence: SequenceNumber { sealedLastSequence.load(ordering: .acquiring) }
+
+    /// `immutableSince` of a memtable that is not sealed.
+    static let isMutable = SequenceNumber.max
+
+    /// The greatest sequence of a sealed memtable, `isMutable` of another. Who reads at this sequence or above
+    /// sees all that the memtable will ever hold. Unlike `lastSequence` it says nothing of a memtable whose
+    /// sealing a crash cut short.
+    @inline(__always)
+    var immutableSince: SequenceNumber { storedImmutableSince.load(ordering: .acquiring) }
 
     /// The sequence of the first entry the memtable may hold.
     var firstSequence: SequenceNumber { storedFirstSequence.load(ordering: .relaxed) }
@@ -148,7 +161,7 @@ final class Memtable: @unchecked Sendable {
     func seal(lastSequence: SequenceNumber) {
         sealedLastSequence.store(lastSequence, ordering: .releasing)
         directory.setLastSequence(slot, lastSequence)
-        directory.setState(slot, .sealed)
+        setState(.sealed)
     }
 
     /// Recovery: the last owner died after sealing and before every reserved batch was visible.
@@ -243,15 +256,29 @@ final class Memtable: @unchecked Sendable {
         let map = self.map
         let reference = map.references[map.route(key)]
         let found = reference._withUnsafeGuaranteedRef { shard -> LookupResult in
-            let offset = shard.findAtOrAfter(key, .seek(sequence))
-            guard offset != 0, let entry = shard.entryWithValue(offset), compareKeys(entry.key, key) == 0 else {
-                return .notFound
-            }
-            if entry.kind == .put { return .put(PinnedValue(bytes: entry.value, owner: self), entry.sequence) }
-            return .deleted(entry.sequence)
+            walk(shard, key, sequence).1
         }
         if case .notFound = found, let error = reference._withUnsafeGuaranteedRef({ $0.corruptionMet }) { throw error }
         return found
+    }
+
+    /// Looks a key up in the index of its shard.
+    ///
+    /// - Returns: the offset of the entry found, or 0, and the answer.
+    @inline(__always)
+    func walk(_ shard: Shard, _ key: UnsafeRawBufferPointer, _ sequence: SequenceNumber) -> (UInt32, LookupResult) {
+        let offset = shard.findAtOrAfter(key, .seek(sequence))
+        guard offset != 0, let entry = shard.entryWithValue(offset), compareKeys(entry.key, key) == 0 else {
+            return (0, .notFound)
+        }
+        return (offset, answer(entry))
+    }
+
+    /// What a point entry of this memtable says of its key.
+    @inline(__always)
+    func answer(_ entry: EntryView) -> LookupResult {
+        if entry.kind == .put { return .put(PinnedValue(bytes: entry.value, owner: self), entry.sequence) }
+        return .deleted(entry.sequence)
     }
 
     /// A cursor over the point entries of all shards.

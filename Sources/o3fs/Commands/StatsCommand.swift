@@ -56,6 +56,14 @@ struct StatsCommand: ParsableCommand {
             "\(share) % of \(lookups) lookups hit, \(readableBytes(UInt64(max(0, engine.cache.usedBytes)))) of "
                 + "\(readableBytes(UInt64(max(0, engine.cache.capacityBytes))))"
         )
+        let offsets = engine.offsetCache
+        if offsets.capacityBytes > 0 {
+            let walks = offsets.hits + offsets.misses
+            let share = walks > 0 ? fixed(Double(offsets.hits) / Double(walks) * 100, decimals: 1) : "-"
+            facts.addFact(
+                "offset cache",
+                "\(share) % of \(walks) lookups in sealed memtables hit, \(readableBytes(UInt64(offsets.capacityBytes)))")
+        }
         facts.addFact("write amplification", fixed(engine.writeAmplification, decimals: 2))
         if let error = engine.writeError { facts.addFact("error", error) }
         return facts.leftAlignedLines()

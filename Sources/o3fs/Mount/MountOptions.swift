@@ -8,7 +8,7 @@ struct MountOptions: Equatable {
 
     /// Options of `o3fs mount` that fstab can give as `name=value`: each is `--name value`.
     static let namedOptions: Set<String> = [
-        "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "bloom-bits",
+        "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "offset-cache", "bloom-bits",
         "compression", "block-size",
         "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "workers", "worker-lease", "attr-timeout",
         "entry-timeout", "negative-timeout", "read-ahead", "log-file", "storage-latency", "storage-bandwidth",

@@ -25,6 +25,11 @@ struct EngineOptions: ParsableArguments {
     @Option(name: dashed("cache-size"), help: "Bytes of the block cache.")
     var cacheSize = ByteSize(Options().cacheSize)
 
+    @Option(
+        name: dashed("offset-cache"),
+        help: "Bytes of the cache of places of entries in sealed memtables, 16 for each; 0 for none.")
+    var offsetCache = ByteSize(Options().offsetCache)
+
     @Option(name: dashed("bloom-bits"), help: "Bits of bloom filter a key; 0 for none.")
     var bloomBits = Options().bloomBitsPerKey
 
@@ -57,6 +62,7 @@ struct EngineOptions: ParsableArguments {
         options.memtableSize = memtableSize.bytes
         options.shards = shards
         options.cacheSize = cacheSize.bytes
+        options.offsetCache = offsetCache.bytes
         options.bloomBitsPerKey = bloomBits
         options.compression = compression
         options.blockSize = blockSize.bytes

@@ -52,6 +52,8 @@ private struct ModelRun {
         options.levelSizeMultiplier = 2 + Int(seed % 5)
         options.localBuffer = seed % 2 == 0 ? 2 << 20 : 4 << 20
         options.placement = seed % 3 == 1 ? .staged : .direct
+        // None, one that is always full, one that holds everything.
+        options.offsetCache = [0, 1 << 10, 1 << 20][Int(seed % 3)]
         self.options = options
         database = try store.open(options)
     }

@@ -1,0 +1,41 @@
+extension Memtable {
+    /// As `lookup`, with one access of the entry in place of the filter's and the index's when the cache knows
+    /// where it lies.
+    ///
+    /// The cache speaks for sealed memtables only, one at a time: newer memtables are asked before this one,
+    /// as without it, and range tombstones are the caller's in both cases. It holds the newest entry of a key
+    /// in the memtable; a reader of an older state takes it only if it is not newer than that state.
+    func lookup(_ key: UnsafeRawBufferPointer, hash: UInt64, _ sequence: SequenceNumber, _ cache: OffsetCache)
+        throws(EngineError) -> LookupResult
+    {
+        let immutableSince = self.immutableSince
+        guard immutableSince != Memtable.isMutable else { return try lookup(key, hash: hash, sequence) }
+        if let place = cache.place(hash, memtable: id) {
+            let map = self.map
+            let found = map.references[map.route(key)]._withUnsafeGuaranteedRef { shard -> LookupResult? in
+                guard shard.index == place.shard, let entry = shard.entryWithValue(place.offset),
+                    compareKeys(entry.key, key) == 0, entry.sequence <= sequence
+                else { return nil }
+                return answer(entry)
+            }
+            if let found {
+                cache.countHit(hash)
+                return found
+            }
+        }
+        guard filter.mayContain(hash) else { return .notFound }
+        cache.countMiss(hash)
+        let map = self.map
+        let reference = map.references[map.route(key)]
+        let found = reference._withUnsafeGuaranteedRef { shard -> LookupResult in
+            let (offset, found) = walk(shard, key, sequence)
+            // An older state may have found an older entry.
+            if offset != 0, sequence >= immutableSince {
+                cache.store(hash, memtable: id, OffsetCache.Place(shard: shard.index, offset: offset))
+            }
+            return found
+        }
+        if case .notFound = found, let error = reference._withUnsafeGuaranteedRef({ $0.corruptionMet }) { throw error }
+        return found
+    }
+}
