@@ -29,7 +29,8 @@ work=$(mktemp -d "$parent/o3fs-engine-bench-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 workloads="fillseq fillrandom overwrite readrandom readmissing readseq readreverse seekrandom readwhilewriting"
-joined=$(echo "$workloads" | tr ' ' ',')
+# Reads begin when flushes and compactions have ended: who writes faster would have more of them left to do.
+joined=$(echo "${workloads/readrandom/waitforcompaction readrandom}" | tr ' ' ',')
 # Syncs take so much longer than anything else that both get this many of them, in a run of their own:
 # ours makes a thousandth of --num, db_bench as many as it is told.
 sync_operations=2000
@@ -66,7 +67,7 @@ theirs() {
 column() { awk -v name="$2" -v field="$3" '$1 == name { print $field }' "$1" | median; }
 
 machine
-printf '\n%s\n' "Medians of $runs runs, in turns; one thread, 16-byte keys, values that compress to half, LZ4, 10 bloom bits a key, $cache block cache, $memtable memtables. db_bench: RocksDB $(dpkg-query -W -f='${Version}' rocksdb-tools) from Debian (built with assertions)."
+printf '\n%s\n' "Medians of $runs runs, in turns; one thread, 16-byte keys, values that compress to half, LZ4, 10 bloom bits a key, $cache block cache, $memtable memtables. Reads begin when flushes and compactions of the writes have ended. db_bench: RocksDB $(dpkg-query -W -f='${Version}' rocksdb-tools) from Debian (built with assertions)."
 
 for value in $values; do
     # The larger values get fewer entries, so that each table takes about the same time.
@@ -80,9 +81,9 @@ for value in $values; do
         settle
         ours "$value" "$entries" "$joined" >>"$our_numbers"
         settle
-        theirs "$value" "$entries" fillrandom,multireadrandom "$keys_a_call" | grep '^multi' >>"$their_numbers"
+        theirs "$value" "$entries" fillrandom,waitforcompaction,multireadrandom "$keys_a_call" | grep '^multi' >>"$their_numbers"
         settle
-        ours "$value" "$entries" fillrandom,multireadrandom "$keys_a_call" | grep '^multi' >>"$our_numbers"
+        ours "$value" "$entries" fillrandom,waitforcompaction,multireadrandom "$keys_a_call" | grep '^multi' >>"$our_numbers"
         settle
         theirs "$value" "$sync_operations" fillsync >>"$their_numbers"
         settle

@@ -164,19 +164,18 @@ final class Region: @unchecked Sendable {
         return String(decoding: buffer.prefix(count), as: UTF8.self)
     }
 
-    /// Maps the region's pages ahead of their first use.
+    /// Maps a range of slabs ahead of its first use.
     ///
-    /// By reading: the kernel maps sixteen pages around each such fault, writable ones since nobody tracks writes
-    /// to shared memory, and locks nothing that an allocating thread waits for. Asking it to populate the range
-    /// (`madvise`) takes four times as long and holds the process's memory map meanwhile.
-    func populate(shouldStop: () -> Bool) {
+    /// By reading: the kernel maps sixteen pages around each such fault when they have been used before, writable
+    /// ones since nobody tracks writes to shared memory, and locks nothing that an allocating thread waits for.
+    /// Asking it to populate the range (`madvise`) takes longer and holds the process's memory map meanwhile.
+    func touch(slabs: Range<Int>) {
         let pageBytes = 4096
-        let pagesBetweenLooks = 256
-        var page = 0
-        while page < size / pageBytes {
-            if page % pagesBetweenLooks == 0, shouldStop() { return }
-            _ = sharedWord32(base + page * pageBytes).pointee.load(ordering: .relaxed)
-            page += 1
+        for slab in slabs.clamped(to: 0..<slabCount) {
+            let slabBase = base + RegionLayout.firstSlabOffset + slab * RegionLayout.slabBytes
+            for offset in stride(from: 0, to: RegionLayout.slabBytes, by: pageBytes) {
+                _ = sharedWord32(slabBase + offset).pointee.load(ordering: .relaxed)
+            }
         }
     }
 

@@ -16,6 +16,7 @@ final class SlabAllocator: Sendable {
     let owners = SlabOwners()
     private let state: Mutex<State>
     private let freeCount: Atomic<Int>
+    private let everUsed = Atomic<Int>(0)
 
     init(slabCount: Int) {
         self.slabCount = slabCount
@@ -29,6 +30,8 @@ final class SlabAllocator: Sendable {
 
     /// Slabs that can be allocated now.
     var available: Int { freeCount.load(ordering: .relaxed) }
+    /// No slab from this one on has ever been handed out.
+    var highWaterMark: Int { everUsed.load(ordering: .relaxed) }
     /// Share of the slabs in use, 0 … 1.
     var occupancy: Double { 1 - Double(available) / Double(max(slabCount, 1)) }
 
@@ -37,6 +40,7 @@ final class SlabAllocator: Sendable {
         state.withLock { state in
             guard let slab = state.free.popLast() else { return nil }
             state.isUsed[Int(slab)] = true
+            everUsed.max(Int(slab) + 1, ordering: .relaxed)
             freeCount.store(state.free.count, ordering: .relaxed)
             return slab
         }
@@ -51,6 +55,7 @@ final class SlabAllocator: Sendable {
                 guard run == count else { continue }
                 let first = slab - count + 1
                 for taken in first...slab { state.isUsed[taken] = true }
+                everUsed.max(slab + 1, ordering: .relaxed)
                 state.free.removeAll { $0 >= UInt32(first) && $0 <= UInt32(slab) }
                 freeCount.store(state.free.count, ordering: .relaxed)
                 return UInt32(first)
@@ -76,6 +81,7 @@ final class SlabAllocator: Sendable {
         state.withLock { state in
             guard slab < UInt32(slabCount), !state.isUsed[Int(slab)] else { return false }
             state.isUsed[Int(slab)] = true
+            everUsed.max(Int(slab) + 1, ordering: .relaxed)
             state.free.removeAll { $0 == slab }
             freeCount.store(state.free.count, ordering: .relaxed)
             return true

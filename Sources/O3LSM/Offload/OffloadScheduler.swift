@@ -7,7 +7,8 @@ import Synchronization
 final class OffloadScheduler: @unchecked Sendable {
     // @unchecked: what is not under `queue` or atomic belongs to the control plane's thread.
     private let region: Region
-    private let allocator: SlabAllocator
+    /// Of DM's slabs.
+    let allocator: SlabAllocator
     private let localCapacity: Int
     private let threadCount: Int
     private var running: [MemtableTransfer] = []

@@ -74,7 +74,7 @@ final class ControlPlane: @unchecked Sendable {
         try offload?.start()
         thread = try BackgroundThread("o3-control") { [self] in loop() }
         populateThread = try BackgroundThread("o3-populate", priority: .idle) { [self] in
-            context.region.populate { isStopping.load(ordering: .relaxed) }
+            touchAhead()
         }
         if context.options.writeAheadLog {
             logThread = try BackgroundThread("o3-log") { [self] in commitLoop() }
@@ -277,6 +277,25 @@ final class ControlPlane: @unchecked Sendable {
         defer { answerWaiters(error) }
         if case .readOnly = writes.currentFailure { return }
         if case .io = error { writes.setFailure(error) } else { writes.setFailure(.readOnly(reason: error.description)) }
+    }
+
+    /// Maps memory of the region shortly before writers come to it: the faults of a large region all at once would
+    /// take a processor, and the bandwidth of memory, from everybody for seconds.
+    private func touchAhead() {
+        let region = context.region
+        let allocator = offload?.allocator ?? writes.allocator
+        let ahead = 2 * (context.options.memtableSize / RegionLayout.slabBytes + 1)
+        var touched = 0
+        while touched < region.slabCount, !isStopping.load(ordering: .acquiring) {
+            let ticket = context.jobs.finishedTicket
+            let goal = min(region.slabCount, allocator.highWaterMark + ahead)
+            while touched < goal, !isStopping.load(ordering: .relaxed) {
+                region.touch(slabs: touched..<touched + 1)
+                touched += 1
+            }
+            // Writers come to new memory where they seal a memtable, which rings.
+            context.jobs.waitForFinish(since: ticket, milliseconds: 10_000)
+        }
     }
 
     // MARK: The log thread
