@@ -5,19 +5,19 @@
 #   tools/bench/engine.sh [--num N] [--runs N] [--dir DIR] [--values "100 4096"] [--dm-size SIZE]
 #
 # DIR is where the stores are made and deleted; it must be on the disk that is to be measured. SIZE is
-# that of the DM region, by default what a store gets: see "Filling a large region" in docs/benchmarks.md
-# for what that does to a short run.
+# that of the DM region, by default eight memtables: see "Fresh memory of a virtual machine" in docs/benchmarks.md
+# for what a larger one does to a short run.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-num=2000000 runs=3 parent=${TMPDIR:-/tmp} values="100 4096" cache=256M memtable=64M dm=()
+num=2000000 runs=3 parent=${TMPDIR:-/tmp} values="100 4096" cache=256M memtable=64M dm_size=512M
 while [ $# -gt 0 ]; do
     case $1 in
         --num) num=$2 ;;
         --runs) runs=$2 ;;
         --dir) parent=$2 ;;
         --values) values=$2 ;;
-        --dm-size) dm=(--dm-size "$2") ;;
+        --dm-size) dm_size=$2 ;;
         *) die "unknown argument $1" ;;
     esac
     shift 2
@@ -43,7 +43,7 @@ ours() {
     rm -rf "$work/o3"
     "$o3fs" bench "$work/o3" --benchmarks "$3" --num "$2" --value-size "$1" --key-size 16 \
         --cache-size "$cache" --memtable-size "$memtable" --bloom-bits 10 --compression lz4 \
-        --compression-ratio 0.5 --threads 1 --batch-size "${4:-1}" ${dm[@]+"${dm[@]}"} --json |
+        --compression-ratio 0.5 --threads 1 --batch-size "${4:-1}" --dm-size "$dm_size" --json |
         jq -r '"\(.name) \(.ops_per_second) \(.p99_us)"'
     rm -rf "$work/o3"
 }
@@ -67,7 +67,7 @@ theirs() {
 column() { awk -v name="$2" -v field="$3" '$1 == name { print $field }' "$1" | median; }
 
 machine
-printf '\n%s\n' "Medians of $runs runs, in turns; one thread, 16-byte keys, values that compress to half, LZ4, 10 bloom bits a key, $cache block cache, $memtable memtables. Reads begin when flushes and compactions of the writes have ended. db_bench: RocksDB $(dpkg-query -W -f='${Version}' rocksdb-tools) from Debian (built with assertions)."
+printf '\n%s\n' "Medians of $runs runs, in turns; one thread, 16-byte keys, values that compress to half, LZ4, 10 bloom bits a key, $cache block cache, $memtable memtables, $dm_size of DM. Reads begin when flushes and compactions of the writes have ended. db_bench: RocksDB $(dpkg-query -W -f='${Version}' rocksdb-tools) from Debian (built with assertions)."
 
 for value in $values; do
     # The larger values get fewer entries, so that each table takes about the same time.
