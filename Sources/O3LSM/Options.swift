@@ -29,6 +29,8 @@ public struct Options: Sendable {
     /// Bytes of disaggregated memory; nil: one eighth of RAM within 256 MiB … 4 GiB and within what
     /// shared memory can hold. Ignored when a live region of the store is re-attached.
     public var dmSize: Int? = nil
+    /// Touch all of disaggregated memory before the store opens, instead of shortly before writers come to it.
+    public var dmPrefault = false
     /// Where memtables are born.
     public var placement = Placement.direct
     /// Bytes of private memory for memtables, with `placement` staged. 2 MiB … 64 GiB; it holds two memtables

@@ -49,6 +49,7 @@ extension EngineCore {
         let options = try fitting(options, region, storage.space(layout.root).total)
 
         let offsetCache = try OffsetCache(budgetBytes: options.offsetCache)
+        if options.dmPrefault { region.touch(slabs: 0..<region.slabCount) }
         let birth = try birthplace(region, allocator, options)
         let nextSequence = region.visibleSequence + 1
         if let last = memtables.last, last.state == .active, birth.region.isPrivate {

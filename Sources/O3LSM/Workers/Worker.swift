@@ -107,11 +107,15 @@ public final class Worker: Sendable {
             isStopping: { [self] in isStopping.load(ordering: .relaxed) })
         var threads: [BackgroundThread] = []
         for index in 0..<configuration.threads {
-            // A long compaction must not stand in the way of the flush that writers wait for.
+            // A long compaction must not stand in the way of the flush that writers wait for, nor take half of the
+            // processor that it runs on.
             let kinds: [JobKind] =
                 configuration.roles.count == 1 || (index == 0 && configuration.threads > 1)
                 ? [configuration.roles.contains(.flush) ? .flush : .compaction] : [.flush, .compaction]
-            threads.append(try BackgroundThread("o3-worker-\(index)") { session.loop(kinds) })
+            threads.append(
+                try BackgroundThread("o3-worker-\(index)", priority: kinds == [.flush] ? .normal : .low) {
+                    session.loop(kinds)
+                })
         }
         while !isStopping.load(ordering: .acquiring), region.isCurrent, region.build == BuildIdentity.current {
             nodes.beat(node)

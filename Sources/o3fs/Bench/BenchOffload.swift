@@ -3,7 +3,7 @@ import O3LSM
 
 /// What leaves the process that writes, layer by layer: the ablation of O3-LSM's paper.
 enum BenchOffload: String, CaseIterable, ExpressibleByArgument {
-    /// Two write buffers; flushes and compactions are done by threads of this process.
+    /// Write buffers of `localBuffer` bytes together; flushes and compactions are done by threads of this process.
     case none
     /// Compactions are done by workers.
     case compaction
@@ -24,8 +24,10 @@ enum BenchOffload: String, CaseIterable, ExpressibleByArgument {
     /// The options of the engine for this step.
     func apply(to options: inout Options) {
         guard self != .all else { return }
-        // Room for the arenas of two memtables, with what their shards leave unused, and their filters.
+        // Room for the arenas of as many memtables as the buffer holds, with what their shards leave unused, and
+        // their filters.
+        let count = max(2, options.localBuffer / options.memtableSize)
         let slabs = options.memtableSize >> 20
-        options.dmSize = max(16, 2 * slabs + 2 * options.shards + 2 * max(1, slabs / 64) + 3) << 20
+        options.dmSize = max(16, count * (slabs + options.shards + max(1, slabs / 64)) + 3) << 20
     }
 }

@@ -6,6 +6,11 @@ struct EngineOptions: ParsableArguments {
     @Option(name: dashed("dm-size"), help: "Disaggregated memory. Default: 1/8 of RAM within 256M and 4G.")
     var dmSize: ByteSize?
 
+    @Flag(
+        name: dashed("dm-prefault"),
+        help: "Touch all of disaggregated memory before the start: slower to start, no first use later.")
+    var dmPrefault = false
+
     @Option(
         help: "Where memtables are born: direct (in disaggregated memory) or staged (in private memory, copied later).")
     var placement = Options().placement
@@ -56,6 +61,7 @@ struct EngineOptions: ParsableArguments {
     func makeOptions() throws(EngineError) -> Options {
         var options = Options()
         options.dmSize = dmSize?.bytes
+        options.dmPrefault = dmPrefault
         options.placement = placement
         options.localBuffer = localBuffer.bytes
         options.transferThreads = transferThreads
