@@ -7,12 +7,24 @@ import Glibc
 final class POSIXFileLock: FileLock {
     private let descriptor: DescriptorHandle
 
+    /// How long a holder that has been killed may take to end: its threads finish what they wrote to disk first.
+    private static let patienceMilliseconds = 10_000
+
+    /// Waits for a holder that is ending.
+    ///
     /// Throws `.storeInUse` when another holder (also one in this process) has it.
     init(path: String) throws(EngineError) {
         let opened = try DescriptorHandle(path: path, flags: O_RDWR | O_CREAT)
         let file = opened.number
-        guard retryingInterrupts({ flock(file, LOCK_EX | LOCK_NB) }) == 0 else {
-            guard errno == EWOULDBLOCK else { throw .io(operation: "lock", path: path, code: errno) }
+        var waited = 0
+        while retryingInterrupts({ flock(file, LOCK_EX | LOCK_NB) }) != 0 {
+            let code = errno
+            if code == EWOULDBLOCK, waited < Self.patienceMilliseconds, Self.isEnding(Self.ownerPID(in: file)) {
+                usleep(20_000)
+                waited += 20
+                continue
+            }
+            guard code == EWOULDBLOCK else { throw .io(operation: "lock", path: path, code: code) }
             throw .storeInUse(path: Self.directory(of: path), owner: Self.owner(in: file))
         }
         // The text only serves messages: the lock holds without it.
@@ -33,10 +45,33 @@ final class POSIXFileLock: FileLock {
     }
 
     private static func owner(in file: Int32) -> String {
+        guard let pid = ownerPID(in: file) else { return "another process" }
+        return pid == getpid() ? "this process (\(pid))" : "process \(pid)"
+    }
+
+    private static func ownerPID(in file: Int32) -> pid_t? {
         var text = [UInt8](repeating: 0, count: 32)
         let count = pread(file, &text, text.count, 0)
         let digits = text.prefix(max(0, count)).prefix { $0 >= 0x30 && $0 <= 0x39 }
-        guard let pid = Int32(String(decoding: digits, as: UTF8.self)) else { return "another process" }
-        return pid == getpid() ? "this process (\(pid))" : "process \(pid)"
+        return pid_t(String(decoding: digits, as: UTF8.self))
+    }
+
+    /// Whether a process has been killed and is not yet gone: its first thread has ended, or has SIGKILL pending.
+    private static func isEnding(_ process: pid_t?) -> Bool {
+        guard let process, let file = fopen("/proc/\(process)/status", "r") else { return false }
+        defer { fclose(file) }
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        let count = fread(&buffer, 1, buffer.count, file)
+        for line in String(decoding: buffer.prefix(count), as: UTF8.self).split(separator: "\n") {
+            let words = line.split { $0 == "\t" || $0 == " " }
+            guard words.count > 1 else { continue }
+            switch words[0] {
+            case "State:": if words[1] == "Z" || words[1] == "X" { return true }
+            case "SigPnd:", "ShdPnd:":
+                if let pending = UInt64(words[1], radix: 16), pending & 1 << UInt64(SIGKILL - 1) != 0 { return true }
+            default: break
+            }
+        }
+        return false
     }
 }
