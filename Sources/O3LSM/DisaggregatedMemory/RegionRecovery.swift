@@ -95,6 +95,11 @@ struct RegionRecovery {
                     for tombstone in try shard.collectTombstones() { memtable.tombstones.add(tombstone) }
                 }
             }
+            // Each sequence is there once: a damaged end or root of a shard must not hide entries.
+            if needsTrim, memtable.entryCount != visible + 1 - memtable.firstSequence {
+                throw corrupt(
+                    "\(visible + 1 - memtable.firstSequence) entries in memtable \(memtable.id)", "\(memtable.entryCount)")
+            }
             if !isActive {
                 memtable.setState(.sealed)
                 expected = memtable.lastSequence + 1

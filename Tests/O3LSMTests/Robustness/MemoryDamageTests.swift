@@ -156,6 +156,9 @@ import Testing
                     root + random.below(160),
                 ]
                 let place = places[random.below(places.count)]
+                // A lower visible sequence cannot be told from a crash before those batches: nothing covers that word.
+                let word = RegionLayout.Header.visibleSequence
+                if place - region.base >= word, place - region.base < word + 8 { continue }
                 place.storeBytes(of: place.load(as: UInt8.self) ^ UInt8(1 << random.below(8)), as: UInt8.self)
             }
             abandon(database)
@@ -170,10 +173,15 @@ import Testing
                     try again.flush()
                     for number in 0..<Self.count {
                         let found = try again.get(Self.key(number))
-                        #expect(found == (Self.isDeleted(number) ? nil : Self.value(number)), "seed \(seed), round \(round), key \(number)")
+                        // One failure says it all.
+                        let expected = Self.isDeleted(number) ? nil : Self.value(number)
+                        if found != expected { throw .corruption(file: "key \(number)", offset: 0, expected: "its value", found: "another") }
                     }
                     try again.close()
-                } catch { abandon(again) }
+                } catch {
+                    if error.description.hasPrefix("key ") { Issue.record("seed \(seed), round \(round): \(error)") }
+                    abandon(again)
+                }
             } catch { print("round \(round): \(error)") }
         }
     }
