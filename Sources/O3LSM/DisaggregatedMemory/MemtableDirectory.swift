@@ -14,8 +14,10 @@ struct MemtableDirectory: @unchecked Sendable {
     var count: Int { Slot.count }
 
     /// The first free slot; nil when all are taken.
-    func freeSlot() -> Int? {
-        (0..<Slot.count).first { state($0) == .free }
+    ///
+    /// - Parameter taken: slots that somebody fills and that do not count yet.
+    func freeSlot(except taken: [Int] = []) -> Int? {
+        (0..<Slot.count).first { state($0) == .free && !taken.contains($0) }
     }
 
     /// nil for a value that no version of the layout has used.

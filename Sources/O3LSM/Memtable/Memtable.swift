@@ -164,13 +164,14 @@ final class Memtable: @unchecked Sendable {
         setState(.sealed)
     }
 
-    /// Recovery: the last owner died after sealing and before every reserved batch was visible.
+    /// Recovery: the last owner died after sealing and before every reserved batch was visible, or while it sealed.
+    ///
+    /// - Parameter lastSequence: nil for a memtable that goes on being written.
     func correct(firstSequence: SequenceNumber, lastSequence: SequenceNumber?) {
         storedFirstSequence.store(firstSequence, ordering: .relaxed)
         directory.setFirstSequence(slot, firstSequence)
-        guard let lastSequence else { return }
-        sealedLastSequence.store(lastSequence, ordering: .releasing)
-        directory.setLastSequence(slot, lastSequence)
+        sealedLastSequence.store(lastSequence ?? 0, ordering: .releasing)
+        directory.setLastSequence(slot, lastSequence ?? 0)
     }
 
     /// Lets the slabs go when the last reader does. Only after the flush of the memtable is durable.

@@ -43,10 +43,14 @@ final class MemtableTransfer: Sendable {
 
     /// Takes the room in DM; nil when there is none. For one thread at a time.
     ///
-    /// - Parameter source: sealed, and everything in it visible.
-    static func begin(_ source: Memtable, to region: Region, _ allocator: SlabAllocator) -> MemtableTransfer? {
+    /// - Parameters:
+    ///   - source: sealed, and everything in it visible.
+    ///   - running: transfers that have not been finished; their slots are free as yet.
+    static func begin(
+        _ source: Memtable, to region: Region, _ allocator: SlabAllocator, beside running: [MemtableTransfer]
+    ) -> MemtableTransfer? {
         let directory = MemtableDirectory(region)
-        guard let slot = directory.freeSlot(), let first = allocator.allocate(contiguous: source.filter.slabs),
+        guard let slot = directory.freeSlot(except: running.map(\.slot)), let first = allocator.allocate(contiguous: source.filter.slabs),
             let filter = MemtableFilter(region: region, firstSlab: first, slabs: source.filter.slabs)
         else { return nil }
         var taken = filter.slabNumbers

@@ -83,7 +83,7 @@ final class OffloadScheduler: @unchecked Sendable {
                 hasWorkers: hasWorkers)
             switch OffloadPolicy.decide(situation) {
             case .offload:
-                guard let transfer = MemtableTransfer.begin(memtable, to: region, allocator) else { return freed }
+                guard let transfer = MemtableTransfer.begin(memtable, to: region, allocator, beside: running) else { return freed }
                 running.append(transfer)
                 queue.withLock { $0 += transfer.pieces }
                 ring()

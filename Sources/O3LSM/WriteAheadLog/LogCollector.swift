@@ -53,7 +53,9 @@ struct LogCollector {
             // It may have been sealed since its last entry was handed out.
             if let memtable, memtable.lastSequence != 0, memtable.lastSequence <= position { self.memtable = nil }
             if memtable == nil { try enterMemtable() }
-            guard let memtable else { break }
+            // A flush may have made more durable meanwhile than was visible when `end` was taken: what follows
+            // may not be written yet.
+            guard let memtable, position < end else { break }
             let next = position + 1
             guard let index = try cursor(for: next), let entry = cursors[index].head else {
                 throw .corruption(

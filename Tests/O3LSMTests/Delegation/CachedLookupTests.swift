@@ -127,7 +127,7 @@ import Testing
         core.writes.sealIfRoom()
         let source = core.holder.current.memtables[1]
         let now = core.region.visibleSequence
-        let transfer = try #require(MemtableTransfer.begin(source, to: core.region, core.allocator))
+        let transfer = try #require(MemtableTransfer.begin(source, to: core.region, core.allocator, beside: []))
         for piece in transfer.pieces { _ = transfer.copy(piece) }
         let copy = try transfer.finish()
         let cache = try #require(try OffsetCache(budgetBytes: 1 << 20))

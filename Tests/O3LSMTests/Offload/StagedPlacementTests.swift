@@ -35,7 +35,7 @@ import Testing
         #expect(!source.isInDM)
         let sequence = core.region.visibleSequence
         // By hand, and without putting it in place: the scheduler goes its own way.
-        let transfer = try #require(MemtableTransfer.begin(source, to: core.region, core.allocator))
+        let transfer = try #require(MemtableTransfer.begin(source, to: core.region, core.allocator, beside: []))
         let pieces = transfer.pieces
         for (index, piece) in pieces.enumerated() { #expect(transfer.copy(piece) == (index == pieces.count - 1)) }
         #expect(transfer.isCopied)
@@ -65,6 +65,31 @@ import Testing
         }
         copy.setState(.flushed)
         copy.discard()
+        try database.close()
+    }
+
+    /// A slot is free until its transfer is finished: the next one must take another.
+    @Test func transfersAtTheSameTimeTakeSlotsOfTheirOwn() throws {
+        let store = TemporaryStore()
+        let database = try store.open(Self.options)
+        let core = database.core
+        try fill(database, 0..<100)
+        let source = core.writes.active
+        var transfers: [MemtableTransfer] = []
+        for _ in 0..<3 {
+            transfers.append(
+                try #require(MemtableTransfer.begin(source, to: core.region, core.allocator, beside: transfers)))
+        }
+        var copies: [Memtable] = []
+        for transfer in transfers.reversed() {
+            for piece in transfer.pieces { _ = transfer.copy(piece) }
+            copies.append(try transfer.finish())
+        }
+        #expect(Set(copies.map(\.slot)).count == 3)
+        for copy in copies {
+            copy.setState(.flushed)
+            copy.discard()
+        }
         try database.close()
     }
 
