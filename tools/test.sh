@@ -24,4 +24,14 @@ if [ ! -c /dev/fuse ]; then
 fi
 
 say "building and running the tests"
-swift test "$@"
+LOG=$(mktemp)
+trap 'rm -f "$LOG"' EXIT
+# A pipe would hide the exit status of the tests, and POSIX shells have no `pipefail`.
+{ swift test "$@" 2>&1; echo "$?" >"$LOG.status"; } | tee "$LOG"
+status=$(cat "$LOG.status")
+rm -f "$LOG.status"
+if [ "$status" -ne 0 ]; then
+    say "what failed, once more:"
+    grep -E '✘|error:|Fatal|Issue recorded' "$LOG" | tail -n 100 || true
+fi
+exit "$status"
