@@ -31,6 +31,10 @@ public struct Options: Sendable {
     public var dmSize: Int? = nil
     /// Touch all of disaggregated memory before the store opens, instead of shortly before writers come to it.
     public var dmPrefault = false
+    /// Simulated distance to DM, see `FabricDistance`: nanoseconds of a round trip. 0 … 10,000,000; 0: none.
+    public var dmLatencyNanoseconds = 0
+    /// Simulated bytes a second of transfers to DM; nil: unbounded. At least 1 MiB.
+    public var dmBandwidth: Int? = nil
     /// Where memtables are born.
     public var placement = Placement.direct
     /// Bytes of private memory for memtables, with `placement` staged. 2 MiB … 64 GiB; it holds two memtables
@@ -95,6 +99,8 @@ public struct Options: Sendable {
             }
         }
         if let dmSize { try check("dmSize", dmSize, (8 << 20)...(1 << 40)) }
+        try check("dmLatencyNanoseconds", dmLatencyNanoseconds, 0...10_000_000)
+        if let dmBandwidth { try check("dmBandwidth", dmBandwidth, (1 << 20)...(1 << 50)) }
         try check("localBuffer", localBuffer, (2 << 20)...(64 << 30))
         try check("transferThreads", transferThreads, 1...16)
         try check("memtableSize", memtableSize, (1 << 20)...(1 << 30))

@@ -27,7 +27,9 @@ extension EngineCore {
         if !options.readOnly { try versions.removeOrphans() }
 
         var recovery = Statistics.Recovery()
-        let found = try attachRegion(identity, versions, &recovery)
+        let fabric = FabricDistance(
+            latencyNanoseconds: options.dmLatencyNanoseconds, bytesPerSecond: options.dmBandwidth)
+        let found = try attachRegion(identity, versions, fabric, &recovery)
         let region: Region
         let allocator: SlabAllocator
         var memtables: [Memtable] = []
@@ -38,6 +40,7 @@ extension EngineCore {
             recovery.source = "region"
         } else {
             region = try createRegion(identity, options)
+            region.fabric = fabric
             // Nobody may take what a reader replays into memory for the state the owner left.
             if options.readOnly { region.unlink() }
             allocator = SlabAllocator(slabCount: region.slabCount)
@@ -160,17 +163,20 @@ extension EngineCore {
 
     /// The region the last owner left, if it can be trusted.
     private static func attachRegion(
-        _ identity: StoreIdentity, _ versions: VersionSet, _ recovery: inout Statistics.Recovery
+        _ identity: StoreIdentity, _ versions: VersionSet, _ fabric: FabricDistance?,
+        _ recovery: inout Statistics.Recovery
     ) throws(EngineError) -> LiveRegion? {
         let (region, refusal) = try Region.attach(storeID: identity.storeID, bootID: Region.currentBootID())
         if case .rebuilt(let reason) = refusal { recovery.note = reason }
         guard let region else { return nil }
+        region.fabric = fabric
         let allocator = SlabAllocator(slabCount: region.slabCount)
         do throws(EngineError) {
             let found = try RegionRecovery.run(
                 region, allocator, flushed: versions.flushedSequence, visible: region.visibleSequence)
             recovery.droppedEntries = found.droppedEntries
             region.visibleSequence = found.visible
+            fabric?.transfer(found.memtables.reduce(0) { $0 + $1.reservedBytes })
             return LiveRegion(region: region, allocator: allocator, memtables: found.memtables)
         } catch {
             recovery.note = error.description

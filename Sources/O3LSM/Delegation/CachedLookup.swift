@@ -11,6 +11,7 @@ extension Memtable {
         let immutableSince = self.immutableSince
         guard immutableSince != Memtable.isMutable else { return try lookup(key, hash: hash, sequence) }
         if let place = cache.place(hash, memtable: id) {
+            if fabric != nil { payForAccess() }
             let map = self.map
             let found = map.references[map.route(key)]._withUnsafeGuaranteedRef { shard -> LookupResult? in
                 guard shard.index == place.shard, let entry = shard.entryWithValue(place.offset),
@@ -23,10 +24,12 @@ extension Memtable {
                 return found
             }
         }
+        if fabric != nil { payForAccess() }
         guard filter.mayContain(hash) else { return .notFound }
         cache.countMiss(hash)
         let map = self.map
         let reference = map.references[map.route(key)]
+        if fabric != nil { payForSearch(key, .seek(sequence)) }
         let found = reference._withUnsafeGuaranteedRef { shard -> LookupResult in
             let (offset, found) = walk(shard, key, sequence)
             // An older state may have found an older entry.

@@ -17,6 +17,10 @@ final class Region: @unchecked Sendable {
     /// Whether this is memory of one process only, see `createPrivate`.
     let isPrivate: Bool
 
+    /// What this process pays for its accesses to memtables here; nil: nothing. Set before any memtable of it is
+    /// attached or made, which keep it.
+    var fabric: FabricDistance?
+
     /// The object's inode, 0 for private memory.
     private let inode: ino_t
 

@@ -83,6 +83,7 @@ struct FlushExecutor: Sendable {
             if unpaid >= FlushExecutor.paymentBytes {
                 guard isWanted() else { throw .closed }
                 limiter?.acquire(UInt64(unpaid))
+                memtable.fabric?.transfer(unpaid)
                 unpaid = 0
             }
             try iterator.next()

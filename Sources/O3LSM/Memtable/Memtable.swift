@@ -13,6 +13,8 @@ final class Memtable: @unchecked Sendable {
     let filter: MemtableFilter
     let tombstones = MemtableTombstones()
 
+    /// What this process pays for accesses to the memtable's memory, see `MemtableDistance`; nil: nothing.
+    let fabric: FabricDistance?
     private let region: Region
     private let directory: MemtableDirectory
     private let allocator: SlabAllocator
@@ -38,6 +40,7 @@ final class Memtable: @unchecked Sendable {
         storedFirstSequence.store(firstSequence, ordering: .relaxed)
         self.filter = filter
         self.region = region
+        fabric = region.fabric
         self.allocator = allocator
         directory = MemtableDirectory(region)
         let map = ShardMap(shards)
@@ -253,9 +256,11 @@ final class Memtable: @unchecked Sendable {
     func lookup(_ key: UnsafeRawBufferPointer, hash: UInt64, _ sequence: SequenceNumber) throws(EngineError)
         -> LookupResult
     {
+        if fabric != nil { payForAccess() }
         guard filter.mayContain(hash) else { return .notFound }
         let map = self.map
         let reference = map.references[map.route(key)]
+        if fabric != nil { payForSearch(key, .seek(sequence)) }
         let found = reference._withUnsafeGuaranteedRef { shard -> LookupResult in
             walk(shard, key, sequence).1
         }
@@ -285,64 +290,5 @@ final class Memtable: @unchecked Sendable {
     /// A cursor over the point entries of all shards.
     func makeIterator() -> InternalIterator {
         MemtableIterator(map: map, owner: self)
-    }
-}
-
-/// A cursor over a memtable: its shards, one after the other.
-private final class MemtableIterator: InternalIterator {
-    private let map: ShardMap
-    private let owner: Memtable
-    private var cursors: [ShardIterator?]
-    private var position = 0
-    private var current: ShardIterator?
-
-    init(map: ShardMap, owner: Memtable) {
-        self.map = map
-        self.owner = owner
-        cursors = Array(repeating: nil, count: map.shards.count)
-    }
-
-    override var isValid: Bool { current?.isValid ?? false }
-    override var userKey: UnsafeRawBufferPointer { current?.userKey ?? super.userKey }
-    override var trailer: Trailer { current?.trailer ?? .last }
-    override var value: UnsafeRawBufferPointer { current?.value ?? super.value }
-
-    override func seekToFirst() throws(EngineError) {
-        try cursor(0).seekToFirst()
-        try skipForward()
-    }
-    override func seekToLast() throws(EngineError) {
-        try cursor(map.shards.count - 1).seekToLast()
-        try skipBackward()
-    }
-    override func seek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
-        try cursor(map.route(userKey)).seek(userKey, trailer)
-        try skipForward()
-    }
-    override func seekBefore(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
-        try cursor(map.route(userKey)).seekBefore(userKey, trailer)
-        try skipBackward()
-    }
-    override func next() throws(EngineError) {
-        try current?.next()
-        try skipForward()
-    }
-    override func previous() throws(EngineError) {
-        try current?.previous()
-        try skipBackward()
-    }
-
-    private func cursor(_ index: Int) -> ShardIterator {
-        position = index
-        let cursor = cursors[index] ?? ShardIterator(map.shards[index], owner: owner)
-        cursors[index] = cursor
-        current = cursor
-        return cursor
-    }
-    private func skipForward() throws(EngineError) {
-        while !isValid, position + 1 < map.shards.count { try cursor(position + 1).seekToFirst() }
-    }
-    private func skipBackward() throws(EngineError) {
-        while !isValid, position > 0 { try cursor(position - 1).seekToLast() }
     }
 }

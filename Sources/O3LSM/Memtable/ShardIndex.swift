@@ -103,6 +103,30 @@ extension Shard {
         }
     }
 
+    /// What a search for (`key`, `trailer`) reads one after the other: the head, and each node once. For simulating
+    /// far memory: it searches again rather than that every search counts.
+    func dependentReads(_ key: UnsafeRawBufferPointer, _ trailer: Trailer) -> Int {
+        guard !isEmpty else { return 0 }
+        var node: UInt32 = 0
+        var level = maximumHeight - 1
+        var knownAfter: UInt32 = 0
+        var reads = 1
+        for _ in 0..<Shard.maximumSteps {
+            let next = successor(node, level)
+            if next != 0, next != knownAfter {
+                reads += 1
+                if let view = entry(next), compareInternal(view.key, view.trailer, key, trailer) < 0 {
+                    node = next
+                    continue
+                }
+            }
+            if level == 0 { break }
+            knownAfter = next
+            level -= 1
+        }
+        return reads
+    }
+
     /// The last node of the list; 0 when it is empty.
     func findLast() -> UInt32 {
         guard !isEmpty else { return 0 }

@@ -204,6 +204,9 @@ final class WritePath: @unchecked Sendable {
                 } else {
                     memtable.filter.add(hashKey(key))
                     FaultPoint.midInsert.hit()
+                    if memtable.fabric != nil {
+                        memtable.payForSearch(key, .seek(first + UInt64(index)), more: 1)
+                    }
                     shard.insert(placement.offset, splice: &batch.splice)
                 }
             }

@@ -93,6 +93,7 @@ final class MemtableTransfer: Sendable {
             // Both filters were made with the same number of slabs.
             if let target = filter.bytes.baseAddress, let origin = source.filter.bytes.baseAddress {
                 memcpy(target, origin, filter.bytes.count)
+                region.fabric?.transfer(filter.bytes.count)
             }
         case .shard(let shard, let slabs): copy(shard, to: slabs)
         }
@@ -109,6 +110,7 @@ final class MemtableTransfer: Sendable {
             let bytes = min(RegionLayout.slabBytes, used - position * RegionLayout.slabBytes)
             if bytes > 0 { memcpy(target, shard.bases[position], bytes) }
         }
+        region.fabric?.transfer(used)
         guard let first = slabs.first, let root = region.slab(first) else { return }
         for (position, slab) in slabs.enumerated() {
             root.storeBytes(of: slab, toByteOffset: Root.slabTable + 4 * position, as: UInt32.self)

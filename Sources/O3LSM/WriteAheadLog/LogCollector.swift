@@ -49,6 +49,8 @@ struct LogCollector {
         throws(EngineError) -> Bool
     {
         var appended = false
+        var farBytes = 0
+        defer { if farBytes > 0 { region.fabric?.transfer(farBytes) } }
         while position < end {
             // It may have been sealed since its last entry was handed out.
             if let memtable, memtable.lastSequence != 0, memtable.lastSequence <= position { self.memtable = nil }
@@ -68,6 +70,7 @@ struct LogCollector {
                     expected: "an entry with sequence \(next) and an intact checksum", found: "other bytes")
             }
             record.append(entry)
+            if memtable.fabric != nil { farBytes += Int(entry.allocation) }
             appended = true
             position = next
             cursors[index].head = try cursors[index].scan.next() ? cursors[index].scan.current : nil

@@ -116,6 +116,7 @@ struct BenchCommand: ParsableCommand {
         defer { if isTemporary { try? Files.removeTree(path) } }
         var options = try engine.makeOptions()
         offload?.apply(to: &options)
+        distance.apply(to: &options)
         if let cpus { try ProcessorSet(cpus).bind() }
         let runner = BenchRunner(
             directory: path,

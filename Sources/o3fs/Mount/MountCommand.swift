@@ -94,6 +94,7 @@ struct MountCommand: ParsableCommand {
         }
         let mountOptions = try MountOptions(options, store: storePath)
         plan.engine = try engine.makeOptions()
+        distance.apply(to: &plan.engine)
         plan.engine.readOnly = mountOptions.isReadOnly
         plan.engine.createIfMissing = !mountOptions.isReadOnly
         plan.fileBlockSize = fileBlockSize?.bytes

@@ -1,7 +1,7 @@
 import ArgumentParser
 import O3LSM
 
-/// How far away storage is to seem. For experiments.
+/// How far away storage and memory are to seem. For experiments.
 struct DistanceOptions: ParsableArguments {
     @Option(
         name: dashed("storage-latency"), help: "Microseconds that a round trip to storage takes longer.")
@@ -10,7 +10,21 @@ struct DistanceOptions: ParsableArguments {
     @Option(name: dashed("storage-bandwidth"), help: "Bytes a second to and from storage.")
     var storageBandwidth: ByteSize?
 
+    @Option(
+        name: dashed("dm-latency"),
+        help: "Microseconds (0.2 is allowed) of a round trip of the owner to disaggregated memory. Workers pay nothing.")
+    var dmLatency = 0.0
+
+    @Option(
+        name: dashed("dm-bandwidth"),
+        help: "Bytes a second of the owner's transfers to and from disaggregated memory. Workers pay nothing.")
+    var dmBandwidth: ByteSize?
+
     func validate() throws {
+        guard dmLatency >= 0, dmLatency <= 10_000 else {
+            throw ValidationError("--dm-latency must be 0 to 10000 microseconds.")
+        }
+        guard dmBandwidth?.bytes ?? 1 << 20 >= 1 << 20 else { throw ValidationError("--dm-bandwidth must be at least 1M.") }
         guard (0...10_000_000).contains(storageLatency) else {
             throw ValidationError("--storage-latency must be 0 to 10000000 microseconds.")
         }
@@ -25,7 +39,13 @@ struct DistanceOptions: ParsableArguments {
             bytesPerSecond: storageBandwidth.map { UInt64($0.bytes) })
     }
 
-    /// The same, for the command line of a worker.
+    /// The distance to memory, for the owner of a store.
+    func apply(to options: inout Options) {
+        options.dmLatencyNanoseconds = Int((dmLatency * 1000).rounded())
+        options.dmBandwidth = dmBandwidth?.bytes
+    }
+
+    /// The distance to storage, for the command line of a worker; it sits next to the memory.
     var arguments: [String] {
         (storageLatency > 0 ? ["--storage-latency", "\(storageLatency)"] : [])
             + (storageBandwidth.map { ["--storage-bandwidth", "\($0.bytes)"] } ?? [])
