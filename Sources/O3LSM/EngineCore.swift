@@ -217,6 +217,7 @@ final class EngineCore: @unchecked Sendable {
         statistics.snapshots = snapshots.sequences.count
         control.fill(&statistics)
         statistics.stalls = writes.throttle.statistics()
+        statistics.handOver = writes.handOvers.statistics()
         statistics.levels = state.version.levels.enumerated().map { level, files in
             Statistics.Level(level: level, files: files.count, bytes: files.reduce(0) { $0 + $1.size })
         }

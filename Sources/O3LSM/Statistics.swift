@@ -7,6 +7,17 @@ public struct Statistics: Codable, Sendable {
         public var count: Int
         public var seconds: Double
     }
+    /// Sealed memtables, and the time it took writers to go on in the next one.
+    public struct HandOver: Codable, Sendable {
+        public var count = 0
+        public var seconds = 0.0
+        public var longestSeconds = 0.0
+
+        enum CodingKeys: String, CodingKey {
+            case count, seconds
+            case longestSeconds = "longest_seconds"
+        }
+    }
     /// Background work of one kind.
     public struct Work: Codable, Sendable {
         /// Jobs executed by threads of the owner of the store.
@@ -182,6 +193,7 @@ public struct Statistics: Codable, Sendable {
     public var flush = Work()
     public var compaction = Work()
     public var stalls: [String: Stall] = [:]
+    public var handOver = HandOver()
     public var levels: [Level] = []
     public var dm = DisaggregatedMemory()
     /// `direct` or `staged`.
@@ -212,6 +224,7 @@ public struct Statistics: Codable, Sendable {
         case flush
         case compaction
         case stalls
+        case handOver = "hand_over"
         case levels
         case dm
         case placement

@@ -41,6 +41,7 @@ final class WritePath: @unchecked Sendable {
 
     let bytesWritten = Atomic<UInt64>(0)
     let batchesWritten = Atomic<UInt64>(0)
+    let handOvers = HandOverCounter()
 
     /// - Parameters:
     ///   - birthplace: where memtables are made; `allocator` gives out its slabs.
@@ -263,6 +264,7 @@ final class WritePath: @unchecked Sendable {
 
     /// Under `switchLock`.
     private func switchMemtable(_ active: Memtable) -> Bool {
+        let start = monotonicNanoseconds()
         guard
             let fresh = Memtable.create(
                 id: region.takeMemtableID(), region: birthplace, allocator: allocator,
@@ -276,6 +278,7 @@ final class WritePath: @unchecked Sendable {
             holder.update { ReadState(memtables: [fresh] + $0.memtables, version: $0.version) }
             locked.active = fresh
         }
+        handOvers.record(monotonicNanoseconds() - start)
         return true
     }
 

@@ -51,6 +51,9 @@ final class BenchRunner {
         return Self.result(workload, tallies: group.tallies.withLock { $0 }, before: before, after: after)
     }
 
+    /// Of the store that is open; nil before the first workload.
+    var statistics: Statistics? { database?.statistics() }
+
     /// Closes the store.
     func close() throws {
         supervisor?.stop()

@@ -90,6 +90,9 @@ struct BenchCommand: ParsableCommand {
     @Flag(help: "Print one JSON object a line a workload.")
     var json = false
 
+    @Flag(name: dashed("statistics"), help: "At the end, print the engine's statistics as one JSON object.")
+    var statistics = false
+
     func validate() throws {
         guard num > 0 else { throw ValidationError("--num must be at least 1.") }
         guard (8...16_384).contains(keySize) else { throw ValidationError("--key-size must be 8 to 16384.") }
@@ -139,6 +142,7 @@ struct BenchCommand: ParsableCommand {
             try? runner.close()
             throw error
         }
+        if statistics, let found = runner.statistics { Console.line(try JSON.encode(found)) }
         try runner.close()
     }
 

@@ -39,6 +39,13 @@ struct StatsCommand: ParsableCommand {
         let share = lookups > 0 ? fixed(Double(engine.cache.hits) / Double(lookups) * 100, decimals: 1) : "-"
         var facts = TextTable()
         facts.addFact("writes", "\(engine.writes) batches, \(readableBytes(engine.bytesWritten))")
+        let handOver = engine.handOver
+        if handOver.count > 0 {
+            facts.addFact(
+                "memtable switches",
+                "\(handOver.count), mean \(fixed(handOver.seconds / Double(handOver.count) * 1e6, decimals: 0)) us, "
+                    + "longest \(fixed(handOver.longestSeconds * 1e6, decimals: 0)) us")
+        }
         facts.addFact("reads", "\(engine.reads)")
         facts.addFact(
             "sequence",
