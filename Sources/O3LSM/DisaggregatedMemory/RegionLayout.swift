@@ -6,12 +6,13 @@
 /// 12 KiB    doorbells       64 futex words, a cache line each
 /// 16 KiB    memtables       64 slots of 8 KiB
 /// 528 KiB   jobs            16 slots of 128 KiB
+/// 2576 KiB  read rings      7 of 64 KiB
 /// 3 MiB     slabs           1 MiB each, to the end of the region
 /// ```
 /// All integers are in the machine's byte order: a region never leaves the machine.
 enum RegionLayout {
     static let magic: UInt64 = 0x4d44_4d53_4c33_4f00  // "\0O3LSMDM"
-    static let version: UInt32 = 2
+    static let version: UInt32 = 3
 
     static let slabBytes = 1 << 20
     static let slabShift: UInt32 = 20
@@ -102,6 +103,33 @@ enum RegionLayout {
         static let maximumDescriptorBytes = (64 << 10) - 64
         static let result = 64 << 10
         static let maximumResultBytes = 64 << 10
+    }
+
+    /// One ring of delegated reads, see `ReadRing`: a head, then slots.
+    enum Ring {
+        static let offset = 2576 << 10
+        static let count = 7
+        static let bytes = 64 << 10
+        static let server = 0  // u64: the worker that serves it, see `ReadRing.identity`; 0: nobody
+        static let bell = 64  // u32, futex: counts requests posted while the server sleeps
+        static let isAsleep = 68  // u32: 1 while the server sleeps, or is about to
+        static let slots = 8192
+        static let slotCount = 7
+        static let slotBytes = 8192
+
+        /// One request and its answer.
+        enum Slot {
+            static let word = 0  // u64: number of the request << 8 | state: 0 empty, 1 posted, 2 answered
+            static let requestBytes = 16  // u32
+            static let requestChecksum = 20  // u32, CRC32C of the number and the request
+            static let answerBytes = 24  // u32
+            static let answerChecksum = 28  // u32, CRC32C of the number and the answer
+            static let isAwaited = 32  // u32: 1 while the owner sleeps on the word, or is about to
+            static let request = 64
+            static let maximumRequestBytes = 2048 - 64
+            static let answer = 2048
+            static let maximumAnswerBytes = 8192 - 2048
+        }
     }
 
     /// The first slab of a shard begins with this.
