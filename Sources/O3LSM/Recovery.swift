@@ -90,8 +90,8 @@ extension EngineCore {
             ? OffloadScheduler(options: options, region: region, allocator: allocator) { jobs.ringFinished() } : nil
         let executor = LocalExecutor(
             jobs: jobs, node: node, leaseMilliseconds: options.workerLeaseMilliseconds,
-            flush: FlushExecutor(storage: storage, layout: layout) { descriptor in
-                holder.current.memtables.first { $0.id == descriptor.memtableID }
+            flush: FlushExecutor(storage: storage, layout: layout) { source in
+                holder.current.memtables.first { $0.id == source.memtableID }
             },
             compact: CompactionScheduler.executor(context))
         let control = ControlPlane(

@@ -30,6 +30,8 @@ public struct Statistics: Codable, Sendable {
         public var lostLeases = 0
         /// Memtables that were found damaged in DM and made again. Flushes only.
         public var repairedMemtables = 0
+        /// Memtables that were flushed together with others. Flushes only.
+        public var mergedMemtables = 0
         public var bytesRead: UInt64 = 0
         public var bytesWritten: UInt64 = 0
         public var entriesIn: UInt64 = 0
@@ -46,6 +48,7 @@ public struct Statistics: Codable, Sendable {
             case failedJobs = "failed_jobs"
             case lostLeases = "lost_leases"
             case repairedMemtables = "repaired_memtables"
+            case mergedMemtables = "merged_memtables"
             case bytesRead = "bytes_read"
             case bytesWritten = "bytes_written"
             case entriesIn = "entries_in"

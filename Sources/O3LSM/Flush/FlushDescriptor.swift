@@ -1,10 +1,17 @@
-/// All that an executor needs to flush one shard of a sealed memtable into one table.
+/// All that an executor needs to flush one shard of a sealed memtable, or the shards of the same key range of
+/// consecutive memtables, into one table.
 struct FlushDescriptor: Equatable, Sendable {
-    var memtableID: UInt64
-    var slot: Int
-    /// The shard's index in the memtable's slot.
-    var shard: Int
-    /// The shard's key range: range tombstones are clipped to it. nil: unbounded.
+    /// One shard in DM.
+    struct Source: Equatable, Sendable {
+        var memtableID: UInt64
+        var slot: Int
+        /// The shard's index in the memtable's slot.
+        var shard: Int
+    }
+    /// Oldest first; 1 … `maximumSources`.
+    var sources: [Source]
+    static let maximumSources = 8
+    /// The shards' key range: range tombstones are clipped to it. nil: unbounded.
     var lowerBound: [UInt8]
     var upperBound: [UInt8]?
     /// Number of the table to write; no other attempt has it.
@@ -17,9 +24,12 @@ struct FlushDescriptor: Equatable, Sendable {
 
     func encode() -> [UInt8] {
         var writer = ByteWriter(capacity: 128)
-        writer.appendVarint(memtableID)
-        writer.appendVarint(UInt64(slot))
-        writer.appendVarint(UInt64(shard))
+        writer.appendVarint(UInt64(sources.count))
+        for source in sources {
+            writer.appendVarint(source.memtableID)
+            writer.appendVarint(UInt64(source.slot))
+            writer.appendVarint(UInt64(source.shard))
+        }
         writer.append(prefixed: lowerBound)
         writer.append(UInt8(upperBound == nil ? 0 : 1))
         writer.append(prefixed: upperBound ?? [])
@@ -36,9 +46,18 @@ struct FlushDescriptor: Equatable, Sendable {
     static func decode(_ bytes: [UInt8]) -> FlushDescriptor? {
         bytes.withUnsafeBytes { buffer in
             var reader = ByteReader(buffer)
-            guard let memtableID = reader.readVarint(), let slot = reader.readVarint(),
-                slot < UInt64(RegionLayout.MemtableSlot.count), let shard = reader.readVarint(),
-                shard < UInt64(RegionLayout.MemtableSlot.maximumShards), let lower = reader.readPrefixed(),
+            guard let sourceCount = reader.readVarint(), (1...UInt64(maximumSources)).contains(sourceCount) else {
+                return nil
+            }
+            var sources: [Source] = []
+            for _ in 0..<sourceCount {
+                guard let memtableID = reader.readVarint(), let slot = reader.readVarint(),
+                    slot < UInt64(RegionLayout.MemtableSlot.count), let shard = reader.readVarint(),
+                    shard < UInt64(RegionLayout.MemtableSlot.maximumShards)
+                else { return nil }
+                sources.append(Source(memtableID: memtableID, slot: Int(slot), shard: Int(shard)))
+            }
+            guard let lower = reader.readPrefixed(),
                 let hasUpper = reader.read(UInt8.self), let upper = reader.readPrefixed(),
                 let fileNumber = reader.readVarint(), let blockSize = reader.readVarint(),
                 blockSize >= 1024, blockSize <= 1 << 20, let compression = reader.read(UInt8.self),
@@ -51,8 +70,7 @@ struct FlushDescriptor: Equatable, Sendable {
                 snapshots.append(snapshot)
             }
             return FlushDescriptor(
-                memtableID: memtableID, slot: Int(slot), shard: Int(shard), lowerBound: lower,
-                upperBound: hasUpper == 0 ? nil : upper, fileNumber: fileNumber, snapshots: snapshots,
+                sources: sources, lowerBound: lower, upperBound: hasUpper == 0 ? nil : upper, fileNumber: fileNumber, snapshots: snapshots,
                 blockSize: Int(blockSize), compression: compression == 1 ? .lz4 : .none,
                 bloomBitsPerKey: Int(bloomBits))
         }
@@ -61,9 +79,9 @@ struct FlushDescriptor: Equatable, Sendable {
 
 /// What an executor answers.
 struct FlushResult: Equatable, Sendable {
-    /// False when everything in the shard was dropped and no table was written.
+    /// False when everything in the shards was dropped and no table was written.
     var wroteTable: Bool
-    /// Point entries read from the shard.
+    /// Point entries read from the shards.
     var entriesRead: UInt64
     var entriesDropped: UInt64
     var fileSize: UInt64

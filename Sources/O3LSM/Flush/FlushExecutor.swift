@@ -1,12 +1,12 @@
-/// Executes a flush: reads a shard straight from DM and writes one table. Stateless: everything it needs is
+/// Executes a flush: reads shards straight from DM and writes one table. Stateless: everything it needs is
 /// in the descriptor, the region and the store.
 struct FlushExecutor: Sendable {
     let storage: any Storage
     let layout: StoreLayout
     /// Bounds the bytes read; nil: unbounded.
     var limiter: RateLimiter?
-    /// The sealed memtable a descriptor names; nil when there is none any more.
-    let memtable: @Sendable (_ descriptor: FlushDescriptor) throws(EngineError) -> Memtable?
+    /// The sealed memtable a source names; nil when there is none any more.
+    let memtable: @Sendable (_ source: FlushDescriptor.Source) throws(EngineError) -> Memtable?
 
     /// Bytes of entries between two looks at the limiter.
     private static let paymentBytes = 256 << 10
@@ -23,17 +23,20 @@ struct FlushExecutor: Sendable {
     func run(_ descriptor: FlushDescriptor, attempt: UInt64, isWanted: () -> Bool = { true }) throws(EngineError)
         -> FlushResult
     {
-        guard let memtable = try memtable(descriptor) else {
-            throw .invalidArgument("there is no memtable \(descriptor.memtableID) to flush")
-        }
-        let map = memtable.map
-        guard let shard = map.shards.first(where: { $0.index == descriptor.shard }) else {
-            throw .invalidArgument("memtable \(descriptor.memtableID) has no shard \(descriptor.shard)")
+        var sources: [(shard: Shard, memtable: Memtable)] = []
+        for source in descriptor.sources {
+            guard let memtable = try memtable(source) else {
+                throw .invalidArgument("there is no memtable \(source.memtableID) to flush")
+            }
+            guard let shard = memtable.map.shards.first(where: { $0.index == source.shard }) else {
+                throw .invalidArgument("memtable \(source.memtableID) has no shard \(source.shard)")
+            }
+            sources.append((shard, memtable))
         }
         let path = layout.table(descriptor.fileNumber, attempt: attempt)
         guard isWanted() else { throw .closed }
         do throws(EngineError) {
-            return try write(descriptor, memtable, shard, path, isWanted)
+            return try write(descriptor, sources, path, isWanted)
         } catch {
             // Best effort: recovery removes what no version names.
             try? storage.delete(path)
@@ -42,7 +45,8 @@ struct FlushExecutor: Sendable {
     }
 
     private func write(
-        _ descriptor: FlushDescriptor, _ memtable: Memtable, _ shard: Shard, _ path: String, _ isWanted: () -> Bool
+        _ descriptor: FlushDescriptor, _ sources: [(shard: Shard, memtable: Memtable)], _ path: String,
+        _ isWanted: () -> Bool
     ) throws(EngineError) -> FlushResult {
         var tableOptions = TableOptions(Options())
         tableOptions.blockSize = descriptor.blockSize
@@ -50,22 +54,19 @@ struct FlushExecutor: Sendable {
         tableOptions.bloomBitsPerKey = descriptor.bloomBitsPerKey
         let file = try storage.create(path)
         let builder = TableBuilder(file: file, number: descriptor.fileNumber, options: tableOptions)
-        let clipped = memtable.tombstones.tombstones(
-            from: descriptor.lowerBound.isEmpty ? nil : descriptor.lowerBound, to: descriptor.upperBound)
+        let clipped = sources.flatMap {
+            $0.memtable.tombstones.tombstones(
+                from: descriptor.lowerBound.isEmpty ? nil : descriptor.lowerBound, to: descriptor.upperBound)
+        }
         let tombstones = FragmentedTombstones(clipped)
         let strata = SnapshotStrata(descriptor.snapshots)
-        let iterator = ShardIterator(shard, owner: memtable)
-        try iterator.seekToFirst()
+        var merge = try FlushMerge(sources)
         var read: UInt64 = 0
         var dropped: UInt64 = 0
         var previousKey = UnsafeRawBufferPointer(start: nil, count: 0)
         var previousStratum = -1
         var unpaid = 0
-        while let entry = iterator.entry {
-            let room = RegionLayout.slabBytes - Int(iterator.entryOffset) % RegionLayout.slabBytes
-            guard entry.isIntact(room: room) else {
-                throw shard.corruption(at: iterator.entryOffset, "an entry with an intact checksum", "other bytes")
-            }
+        while let entry = try merge.entry() {
             read += 1
             FaultPoint.midFlush.hit()
             let key = entry.key
@@ -83,10 +84,10 @@ struct FlushExecutor: Sendable {
             if unpaid >= FlushExecutor.paymentBytes {
                 guard isWanted() else { throw .closed }
                 limiter?.acquire(UInt64(unpaid))
-                memtable.fabric?.transfer(unpaid)
+                sources.first?.memtable.fabric?.transfer(unpaid)
                 unpaid = 0
             }
-            try iterator.next()
+            try merge.next()
         }
         for tombstone in clipped { try builder.addRangeTombstone(tombstone) }
         guard let metadata = try builder.finish() else {

@@ -2,7 +2,8 @@
 ///
 /// A memtable's shards are flushed by independent jobs; when the last of them is done and every older
 /// memtable has been committed, one version edit installs all the tables and moves the flushed sequence.
-/// That is what keeps the store a prefix of its history. Used by the control plane's thread only.
+/// That is what keeps the store a prefix of its history. Consecutive memtables that wait may be flushed as one
+/// (`FlushSchedule`): their overwritten versions never reach storage. Used by the control plane's thread only.
 final class FlushScheduler {
     /// What the scheduler needs of the rest of the engine.
     struct Context {
@@ -31,10 +32,15 @@ final class FlushScheduler {
         var isSuspect = false
         var retryAt: UInt64 = 0
         var startedAt: UInt64 = 0
+        /// Of the shards, and of L0 over them when the job was planned.
+        var bytes: Int
+        var level0Depth: Int
     }
     private struct Plan {
-        var memtable: Memtable
+        /// Oldest first; all are committed at once.
+        var memtables: [Memtable]
         var shards: [ShardJob]
+        var bytes: Int { memtables.reduce(0) { $0 + $1.reservedBytes } }
         /// Whether the tables have their own names.
         var isInstalled = false
         /// The memtable in DM whose place a repaired one has taken: it goes when that one is flushed, not before.
@@ -67,7 +73,9 @@ final class FlushScheduler {
 
     var isIdle: Bool { plans.isEmpty }
     /// Bytes of memtables that wait for their flush to be committed.
-    var pendingBytes: Int { plans.reduce(0) { $0 + $1.memtable.reservedBytes } }
+    var pendingBytes: Int { plans.reduce(waitingBytes) { $0 + $1.bytes } }
+    /// Bytes of sealed memtables that are not planned yet.
+    private var waitingBytes = 0
 
     /// Jobs that are in the job table.
     var postedJobs: Int { plans.reduce(0) { $0 + $1.shards.count { $0.ticket != nil } } }
@@ -75,64 +83,111 @@ final class FlushScheduler {
     /// Whether a sealed memtable could not be planned yet, because batches in it are not visible.
     private(set) var mustLookAgain = false
 
-    /// Makes plans for memtables that have been sealed since.
-    func planSealedMemtables() {
+    /// Makes plans for memtables that have been sealed since, as soon as executors can take their flushes: those that
+    /// wait meanwhile may be flushed as one.
+    func planSealedMemtables(_ situation: FlushSchedule.Situation) {
         mustLookAgain = false
+        var waiting: [Memtable] = []
         for memtable in context.holder.current.memtables.reversed()
-        where memtable.state == .sealed && !plans.contains(where: { $0.memtable === memtable }) {
+        where memtable.state == .sealed && !plans.contains(where: { $0.memtables.contains { $0 === memtable } }) {
             // A batch that was reserved before the seal may still be on its way.
             guard context.region.visibleSequence >= memtable.lastSequence else {
                 mustLookAgain = true
-                return
+                break
             }
             // Commits go oldest first: younger ones would wait for it.
-            guard isReady(memtable) else { return }
-            plans.append(plan(memtable))
-            memtable.setState(.flushing)
+            guard isReady(memtable) else { break }
+            waiting.append(memtable)
         }
+        while !waiting.isEmpty, unfinishedJobs < FlushSchedule.window(situation) {
+            let count = FlushSchedule.mergeCount(waiting, situation)
+            plans.append(plan(Array(waiting[..<count])))
+            for memtable in waiting[..<count] { memtable.setState(.flushing) }
+            if count > 1 { work.mergedMemtables += count }
+            waiting.removeFirst(count)
+        }
+        waitingBytes = waiting.reduce(0) { $0 + $1.reservedBytes }
     }
 
-    private func plan(_ memtable: Memtable) -> Plan {
-        let map = memtable.map
+    private var unfinishedJobs: Int { plans.reduce(0) { $0 + $1.shards.count { !$0.isDone } } }
+
+    /// - Parameter memtables: with the same boundaries, in one place, oldest first.
+    private func plan(_ memtables: [Memtable]) -> Plan {
+        let maps = memtables.map(\.map)
+        let level0 = context.versions.current.levels[0]
         var shards: [ShardJob] = []
-        for (position, shard) in map.shards.enumerated() {
-            let upper = map.upperBound(position)
-            // Counts in DM may be damaged: then the flush finds another number and is refused.
-            let points = shard.entryCount &- shard.tombstoneCount
-            // A tombstone that begins in one shard may reach over others: they get their piece of it.
-            guard points > 0 || !memtable.tombstones.tombstones(from: shard.lowerBound, to: upper).isEmpty else {
-                continue
+        for position in maps[0].shards.indices {
+            let lower = maps[0].shards[position].lowerBound
+            let upper = maps[0].upperBound(position)
+            var sources: [FlushDescriptor.Source] = []
+            var points: UInt64 = 0
+            var bytes = 0
+            for (memtable, map) in zip(memtables, maps) {
+                let shard = map.shards[position]
+                // Counts in DM may be damaged: then the flush finds another number and is refused.
+                let count = shard.entryCount &- shard.tombstoneCount
+                // A tombstone that begins in one shard may reach over others: they get their piece of it.
+                guard count > 0 || !memtable.tombstones.tombstones(from: lower, to: upper).isEmpty else { continue }
+                sources.append(
+                    FlushDescriptor.Source(memtableID: memtable.id, slot: memtable.slot, shard: shard.index))
+                points &+= count
+                bytes += shard.reservedBytes
+            }
+            guard !sources.isEmpty else { continue }
+            let range = KeyRange(begin: lower, end: upper ?? [], isEndInclusive: false)
+            let depth = level0.count { file in
+                !KeyRange(file).isBefore(range) && (upper == nil || !range.isBefore(KeyRange(file)))
             }
             shards.append(
                 ShardJob(
                     descriptor: FlushDescriptor(
-                        memtableID: memtable.id, slot: memtable.slot, shard: shard.index,
-                        lowerBound: shard.lowerBound, upperBound: upper, fileNumber: 0,
+                        sources: sources, lowerBound: lower, upperBound: upper, fileNumber: 0,
                         snapshots: context.snapshots.sequences, blockSize: context.options.blockSize,
                         compression: context.options.compression,
                         bloomBitsPerKey: context.options.bloomBitsPerKey),
-                    expectedEntries: points, isLocal: !memtable.isInDM))
+                    expectedEntries: points, isLocal: !memtables[0].isInDM, bytes: bytes, level0Depth: depth))
         }
-        return Plan(memtable: memtable, shards: shards)
+        return Plan(memtables: memtables, shards: shards)
     }
 
-    /// Posts what waits, collects what is done, commits what is complete.
+    /// Offers the flushes that are due, in their order, as far as the window reaches.
+    private func offer(_ situation: FlushSchedule.Situation, _ now: UInt64) {
+        var places: [(plan: Int, shard: Int)] = []
+        var candidates: [FlushSchedule.Candidate] = []
+        for (age, plan) in plans.enumerated() where plan.verdict == nil {
+            for (index, job) in plan.shards.enumerated() where !job.isDone && job.ticket == nil && now >= job.retryAt {
+                candidates.append(
+                    FlushSchedule.Candidate(
+                        age: age, bytes: job.bytes, level0Depth: job.level0Depth, index: places.count))
+                places.append((age, index))
+            }
+        }
+        let room = max(0, FlushSchedule.window(situation) - postedJobs)
+        for candidate in FlushSchedule.order(candidates, situation).prefix(room) {
+            let place = places[candidate.index]
+            post(&plans[place.plan].shards[place.shard], now)
+        }
+    }
+
+    /// Collects what is done, offers what waits, commits what is complete.
     ///
     /// - Returns: the memtables that were committed, and the error of the newest failed attempt.
-    func step() throws(EngineError) -> (committed: [Memtable], failure: EngineError?) {
+    func step(_ situation: FlushSchedule.Situation) throws(EngineError) -> (
+        committed: [Memtable], failure: EngineError?
+    ) {
         var failure: EngineError?
         let now = monotonicNanoseconds()
         for plan in plans.indices where plans[plan].verdict == nil {
-            for shard in plans[plan].shards.indices where !plans[plan].shards[shard].isDone {
-                if plans[plan].shards[shard].ticket == nil {
-                    post(&plans[plan].shards[shard], now)
-                } else if let error = collect(&plans[plan].shards[shard], now) {
-                    failure = error
-                }
+            for shard in plans[plan].shards.indices where plans[plan].shards[shard].ticket != nil {
+                if let error = collect(&plans[plan].shards[shard], now) { failure = error }
             }
-            // Nobody need hear of what is mended.
-            if plans[plan].isSuspect, try repair(&plans[plan]) { failure = nil }
         }
+        while let suspect = plans.firstIndex(where: { $0.isSuspect && $0.memtables.count > 1 }) { separate(suspect) }
+        // Nobody need hear of what is mended.
+        for plan in plans.indices where plans[plan].verdict == nil && plans[plan].isSuspect {
+            if try repair(&plans[plan]) { failure = nil }
+        }
+        offer(situation, now)
         if let verdict = plans.lazy.compactMap(\.verdict).first { throw verdict }
         var committed: [Memtable] = []
         while let plan = plans.first, plan.shards.allSatisfy(\.isDone) {
@@ -141,10 +196,24 @@ final class FlushScheduler {
                 break
             }
             try commit(plan)
-            committed.append(plan.memtable)
+            committed += plan.memtables
             plans.removeFirst()
         }
         return (committed, failure)
+    }
+
+    /// Flushes the memtables of a plan one by one: each that is whole goes its way, and damage is found where it is.
+    private func separate(_ index: Int) {
+        let merged = plans[index]
+        for job in merged.shards { abandon(job) }
+        plans.replaceSubrange(index...index, with: merged.memtables.map { plan([$0]) })
+        work.mergedMemtables -= merged.memtables.count
+    }
+
+    /// Forgets what a job has come to.
+    private func abandon(_ job: ShardJob) {
+        if let ticket = job.ticket { context.jobs.release(ticket) }
+        discardTable(job)
     }
 
     /// Puts a memtable that has been made again in the place of a damaged one, and begins its flush anew.
@@ -152,7 +221,7 @@ final class FlushScheduler {
     /// - Returns: false when that has been done before: then the trouble is another one.
     /// - Throws: why that cannot be, which stays so.
     private func repair(_ plan: inout Plan) throws(EngineError) -> Bool {
-        let damaged = plan.memtable
+        let damaged = plan.memtables[0]
         let repair = MemtableRepair(storage: context.storage, layout: context.layout, region: context.region)
         guard plan.damaged == nil else {
             for index in plan.shards.indices { plan.shards[index].isSuspect = false }
@@ -160,15 +229,12 @@ final class FlushScheduler {
         }
         do throws(EngineError) {
             let whole = try repair.rebuild(damaged)
-            for job in plan.shards {
-                if let ticket = job.ticket { context.jobs.release(ticket) }
-                discardTable(job)
-            }
+            for job in plan.shards { abandon(job) }
             whole.setState(.flushing)
             context.holder.update { state in
                 ReadState(memtables: state.memtables.map { $0 === damaged ? whole : $0 }, version: state.version)
             }
-            plan = self.plan(whole)
+            plan = self.plan([whole])
             plan.damaged = damaged
             work.repairedMemtables += 1
             return true
@@ -179,7 +245,6 @@ final class FlushScheduler {
     }
 
     private func post(_ job: inout ShardJob, _ now: UInt64) {
-        guard now >= job.retryAt else { return }
         // Every attempt writes a file of its own.
         job.descriptor.fileNumber = context.versions.newFileNumber()
         job.ticket = context.jobs.post(
@@ -277,7 +342,7 @@ final class FlushScheduler {
         }
         guard let result else { throw refuse("a flush result", "other bytes") }
         guard result.entriesRead == job.expectedEntries else {
-            throw refuse("\(job.expectedEntries) entries of the shard", "\(result.entriesRead)")
+            throw refuse("\(job.expectedEntries) entries of the shards", "\(result.entriesRead)")
         }
         work.entriesIn += result.entriesRead
         work.entriesDropped += result.entriesDropped
@@ -304,22 +369,22 @@ final class FlushScheduler {
     private func commit(_ plan: Plan) throws(EngineError) {
         var edit = VersionEdit()
         edit.addedFiles = plan.shards.compactMap { job in job.file.map { (level: 0, file: $0) } }
-        edit.flushedSequence = plan.memtable.lastSequence
+        edit.flushedSequence = plan.memtables.last?.lastSequence
         FaultPoint.beforeCommit.hit()
         try context.versions.logAndApply(edit)
         FaultPoint.afterCommit.hit()
         let version = context.versions.current
         context.holder.update { state in
-            ReadState(memtables: state.memtables.filter { $0 !== plan.memtable }, version: version)
+            ReadState(memtables: state.memtables.filter { old in !plan.memtables.contains { $0 === old } }, version: version)
         }
-        plan.memtable.markReleasable()
+        for memtable in plan.memtables { memtable.markReleasable() }
         plan.damaged?.markReleasable()
-        work.bytesRead += UInt64(plan.memtable.reservedBytes)
+        work.bytesRead += UInt64(plan.bytes)
         let now = monotonicNanoseconds()
         if let started = plan.shards.map(\.startedAt).min() {
             // From the later of its start and the commit before it: flushes of several memtables overlap.
             let seconds = Double(now - max(started, lastCommit)) / 1e9
-            let speed = Double(plan.memtable.reservedBytes) / max(seconds, 0.001)
+            let speed = Double(plan.bytes) / max(seconds, 0.001)
             bytesPerSecond = bytesPerSecond == 0 ? speed : bytesPerSecond * 0.7 + speed * 0.3
         }
         lastCommit = now

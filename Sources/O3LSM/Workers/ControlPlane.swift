@@ -167,8 +167,9 @@ final class ControlPlane: @unchecked Sendable {
                 hasWorkers: nodes.hasWorkers(for: .flush))
             if freed { writes.roomFreed() }
         }
-        flushes.planSealedMemtables()
-        let (committed, flushFailure) = try flushes.step()
+        let situation = flushSituation()
+        flushes.planSealedMemtables(situation)
+        let (committed, flushFailure) = try flushes.step(situation)
         for memtable in committed { try log.flushed(through: memtable.lastSequence) }
         let manual = shared.withLock { shared in
             defer { shared.manual = [] }
@@ -182,6 +183,14 @@ final class ControlPlane: @unchecked Sendable {
         judge(space: free, flushFailure, compactionFailure, progressed: !committed.isEmpty)
         setPace()
         answerWaiters(flushFailure ?? compactionFailure)
+    }
+
+    private func flushSituation() -> FlushSchedule.Situation {
+        FlushSchedule.Situation(
+            slots: context.options.flushThreads + context.nodes.capacity(for: .flush),
+            occupancy: offload?.dmOccupancy ?? writes.allocator.occupancy,
+            level0Depth: compactions.l0Depth(context.versions.current),
+            level0Trigger: context.options.l0CompactionTrigger)
     }
 
     /// Failed background work becomes a failure of writes when it would lose or stall them, and stops being

@@ -157,7 +157,7 @@ private final class WorkerSession: Sendable {
         self.isStopping = isStopping
         let memtables = WorkerMemtables(region)
         flush = FlushExecutor(storage: storage, layout: layout, limiter: limiter) {
-            descriptor throws(EngineError) in try memtables.memtable(descriptor)
+            source throws(EngineError) in try memtables.memtable(source)
         }
     }
 

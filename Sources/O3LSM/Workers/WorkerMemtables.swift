@@ -18,10 +18,10 @@ final class WorkerMemtables: Sendable {
     ///
     /// - Throws: `.corruption` when the slot does not hold a sound memtable.
     /// - Returns: nil when the slot holds another one.
-    func memtable(_ descriptor: FlushDescriptor) throws(EngineError) -> Memtable? {
-        let source = MemtableCopy(region, slot: descriptor.slot, memtableID: descriptor.memtableID)
-        guard let tombstones = try tombstones(of: descriptor.memtableID, source),
-            let copy = try source.shard(descriptor.shard)
+    func memtable(_ wanted: FlushDescriptor.Source) throws(EngineError) -> Memtable? {
+        let source = MemtableCopy(region, slot: wanted.slot, memtableID: wanted.memtableID)
+        guard let tombstones = try tombstones(of: wanted.memtableID, source),
+            let copy = try source.shard(wanted.shard)
         else { return nil }
         for tombstone in tombstones { copy.tombstones.add(tombstone) }
         return copy

@@ -41,7 +41,7 @@ struct PrivateMemtable {
 
     var descriptor: FlushDescriptor {
         FlushDescriptor(
-            memtableID: memtable.id, slot: memtable.slot, shard: 0, lowerBound: [], upperBound: nil, fileNumber: 1,
+            sources: [FlushDescriptor.Source(memtableID: memtable.id, slot: memtable.slot, shard: 0)], lowerBound: [], upperBound: nil, fileNumber: 1,
             snapshots: [], blockSize: 4096, compression: .none, bloomBitsPerKey: 10)
     }
 }

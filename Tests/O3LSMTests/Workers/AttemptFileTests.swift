@@ -41,7 +41,7 @@ import Testing
         descriptor.fileNumber = live
         let memtables = WorkerMemtables(source.region)
         let executor = FlushExecutor(storage: POSIXStorage(), layout: layout) {
-            descriptor throws(EngineError) in try memtables.memtable(descriptor)
+            source throws(EngineError) in try memtables.memtable(source)
         }
         let ticket = try #require(jobs.post(.compaction, descriptor: [], isLocal: false))
         _ = try executor.run(descriptor, attempt: ticket.generation)

@@ -10,7 +10,7 @@ import Testing
     private static func executor(_ region: Region, _ storage: any Storage) -> FlushExecutor {
         let memtables = WorkerMemtables(region)
         return FlushExecutor(storage: storage, layout: StoreLayout(root: "/store")) {
-            descriptor throws(EngineError) in try memtables.memtable(descriptor)
+            source throws(EngineError) in try memtables.memtable(source)
         }
     }
 
@@ -22,7 +22,7 @@ import Testing
 
     @Test func aCopyIsWhatTheOwnerHas() throws {
         let source = try PrivateMemtable(count: 3000, valueBytes: 900, hasTombstones: true)
-        let copy = try #require(try WorkerMemtables(source.region).memtable(source.descriptor))
+        let copy = try #require(try WorkerMemtables(source.region).memtable(source.descriptor.sources[0]))
         let owned = source.memtable.makeIterator()
         let copied = copy.makeIterator()
         try owned.seekToFirst()
@@ -35,10 +35,10 @@ import Testing
         }
         #expect(!copied.isValid && copy.tombstones.count == 300)
         var gone = source.descriptor
-        gone.memtableID += 1
-        #expect(try WorkerMemtables(source.region).memtable(gone) == nil)
+        gone.sources[0].memtableID += 1
+        #expect(try WorkerMemtables(source.region).memtable(gone.sources[0]) == nil)
         source.memtable.setState(.flushed)
-        #expect(try WorkerMemtables(source.region).memtable(source.descriptor) == nil)
+        #expect(try WorkerMemtables(source.region).memtable(source.descriptor.sources[0]) == nil)
     }
 
     /// The slabs are given to somebody else while they are read, up to the last byte of the region.
