@@ -25,12 +25,15 @@ final class EngineCore: @unchecked Sendable {
     private let node: Int
     /// nil: off.
     let offsetCache: OffsetCache?
+    /// nil: off.
+    let delegation: ReadDelegation?
 
     init(
         layout: StoreLayout, storage: any Storage, options: Options, region: Region, allocator: SlabAllocator,
         versions: VersionSet, tables: TableCache, holder: ReadStateHolder, snapshots: SnapshotList,
         writes: WritePath, log: WriteAheadLog, control: ControlPlane, executor: LocalExecutor,
-        recovery: Statistics.Recovery, lock: any FileLock, node: Int, offsetCache: OffsetCache?
+        recovery: Statistics.Recovery, lock: any FileLock, node: Int, offsetCache: OffsetCache?,
+        delegation: ReadDelegation?
     ) {
         self.layout = layout
         self.storage = storage
@@ -50,6 +53,7 @@ final class EngineCore: @unchecked Sendable {
         self.lock = Mutex(lock)
         self.node = node
         self.offsetCache = offsetCache
+        self.delegation = delegation
     }
 
     func flush() throws(EngineError) {
@@ -95,27 +99,42 @@ final class EngineCore: @unchecked Sendable {
     func lookup(_ key: UnsafeRawBufferPointer, _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
         -> PinnedValue?
     {
+        if let delegation { return try lookup(key, state, sequence, delegation) }
         let hash = hashKey(key)
         // Sources are visited from new to old, so that a tombstone over the key hides all that come after.
         for memtable in state.memtables {
-            let tombstone =
-                memtable.tombstones.isEmpty ? 0 : memtable.tombstones.newestCovering(key, upTo: sequence)
-            let found: LookupResult
-            if let offsetCache {
-                found = try memtable.lookup(key, hash: hash, sequence, offsetCache)
-            } else {
-                found = try memtable.lookup(key, hash: hash, sequence)
-            }
-            switch found {
-            case .put(let value, let found): return found > tombstone ? value : nil
-            case .deleted: return nil
-            case .notFound: if tombstone > 0 { return nil }
-            }
+            if case .settled(let value) = try look(in: memtable, key, hash, sequence) { return value }
         }
         return try lookupInTables(key, state.version, sequence)
     }
 
-    private func lookupInTables(_ key: UnsafeRawBufferPointer, _ version: Version, _ sequence: SequenceNumber)
+    /// What a source has said of a key.
+    enum Finding {
+        /// This is its value; nil: it is deleted.
+        case settled(PinnedValue?)
+        case askOlder
+    }
+
+    /// Asks one memtable, after all newer ones.
+    @inline(__always)
+    func look(in memtable: Memtable, _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ sequence: SequenceNumber)
+        throws(EngineError) -> Finding
+    {
+        let tombstone = memtable.tombstones.isEmpty ? 0 : memtable.tombstones.newestCovering(key, upTo: sequence)
+        let found: LookupResult
+        if let offsetCache {
+            found = try memtable.lookup(key, hash: hash, sequence, offsetCache)
+        } else {
+            found = try memtable.lookup(key, hash: hash, sequence)
+        }
+        switch found {
+        case .put(let value, let found): return .settled(found > tombstone ? value : nil)
+        case .deleted: return .settled(nil)
+        case .notFound: return tombstone > 0 ? .settled(nil) : .askOlder
+        }
+    }
+
+    func lookupInTables(_ key: UnsafeRawBufferPointer, _ version: Version, _ sequence: SequenceNumber)
         throws(EngineError) -> PinnedValue?
     {
         for file in version.levels[0] where file.mayHold(key) {
@@ -244,6 +263,7 @@ final class EngineCore: @unchecked Sendable {
         statistics.cache = Statistics.Cache(
             hits: cache.hits, misses: cache.misses, usedBytes: cache.usedBytes, capacityBytes: cache.capacity)
         if let offsetCache { statistics.offsetCache = offsetCache.statistics }
+        if let delegation { statistics.delegation = delegation.statistics }
         statistics.recovery = recovery
         return statistics
     }

@@ -63,6 +63,8 @@ public struct Options: Sendable {
     public var cacheSize = 256 << 20
     /// Bytes of the cache of places of entries in sealed memtables, 16 for each; 0: none. At most 64 GiB.
     public var offsetCache = 0
+    /// Whether reads in sealed memtables are left to workers with the role `reads`.
+    public var readDelegation = ReadDelegationMode.off
     /// Table files kept open at once. 16 … 15,000.
     public var maximumOpenTables = 4000
 

@@ -114,7 +114,8 @@ extension EngineCore {
             layout: layout, storage: storage, options: options, region: region, allocator: allocator,
             versions: versions, tables: tables, holder: holder, snapshots: snapshots, writes: writes, log: log,
             control: control, executor: executor, recovery: recovery, lock: lock, node: node,
-            offsetCache: offsetCache)
+            offsetCache: offsetCache,
+            delegation: ReadDelegation(region, mode: options.readOnly ? .off : options.readDelegation))
     }
 
     /// - Returns: whether the store is to be created.

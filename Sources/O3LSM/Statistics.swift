@@ -165,6 +165,41 @@ public struct Statistics: Codable, Sendable {
             case capacityBytes = "capacity_bytes"
         }
     }
+    /// Reads in sealed memtables that are left to workers.
+    public struct Delegation: Codable, Sendable {
+        /// `off`, `on` or `auto`.
+        public var mode = ReadDelegationMode.off.rawValue
+        /// Processes that serve reads.
+        public var servers = 0
+        /// Keys asked for, and those of requests that were answered.
+        public var keys: UInt64 = 0
+        public var answered: UInt64 = 0
+        /// Batches of entries that iterators were sent.
+        public var ranges: UInt64 = 0
+        /// Requests that ended in direct reads: no answer in time or the server dead, a damaged answer, no free slot
+        /// or no room for the request; and keys of which the server knew nothing.
+        public var timeouts: UInt64 = 0
+        public var damaged: UInt64 = 0
+        public var busy: UInt64 = 0
+        public var unknown: UInt64 = 0
+        /// Running estimates of a lookup in the sealed memtables; 0: not known.
+        public var directNanoseconds: UInt64 = 0
+        public var delegatedNanoseconds: UInt64 = 0
+
+        enum CodingKeys: String, CodingKey {
+            case mode
+            case servers
+            case keys
+            case answered
+            case ranges
+            case timeouts
+            case damaged
+            case busy
+            case unknown
+            case directNanoseconds = "direct_nanoseconds"
+            case delegatedNanoseconds = "delegated_nanoseconds"
+        }
+    }
     /// How the database came to life.
     public struct Recovery: Codable, Sendable {
         /// `created`, `region`, or `log`.
@@ -206,6 +241,7 @@ public struct Statistics: Codable, Sendable {
     public var wal = Log()
     public var cache = Cache()
     public var offsetCache = OffsetCache()
+    public var delegation = Delegation()
     public var recovery = Recovery()
     /// Why writes are refused, when they are.
     public var writeError: String?
@@ -236,6 +272,7 @@ public struct Statistics: Codable, Sendable {
         case wal
         case cache
         case offsetCache = "offset_cache"
+        case delegation
         case recovery
         case writeError = "write_error"
     }

@@ -14,7 +14,7 @@ extension Memtable {
             if fabric != nil { payForAccess() }
             let map = self.map
             let found = map.references[map.route(key)]._withUnsafeGuaranteedRef { shard -> LookupResult? in
-                guard shard.index == place.shard, let entry = shard.entryWithValue(place.offset),
+                guard shard.index == place.shard, let entry = shard.soundEntry(place.offset),
                     compareKeys(entry.key, key) == 0, entry.sequence <= sequence
                 else { return nil }
                 return answer(entry)
@@ -40,5 +40,21 @@ extension Memtable {
         }
         if case .notFound = found, let error = reference._withUnsafeGuaranteedRef({ $0.corruptionMet }) { throw error }
         return found
+    }
+}
+
+extension Shard {
+    /// The entry at an offset that may be wrong itself: unlike `entryWithValue` it does not take that for damage of the
+    /// shard. The caller compares keys.
+    @inline(__always)
+    func soundEntry(_ offset: UInt32) -> EntryView? {
+        let slab = Int(offset >> RegionLayout.slabShift)
+        let inSlab = Int(offset) & (RegionLayout.slabBytes - 1)
+        guard slab < slabCount.load(ordering: .acquiring), inSlab <= RegionLayout.slabBytes - Entry.links, inSlab & 7 == 0,
+            offset >= UInt32(Root.firstEntry)
+        else { return nil }
+        let view = EntryView(pointer: bases[slab] + inSlab)
+        guard view.headerAndKeyBytes + view.valueLength <= RegionLayout.slabBytes - inSlab else { return nil }
+        return view
     }
 }

@@ -11,8 +11,17 @@ public final class Worker: Sendable {
     public enum Role: String, Sendable, CaseIterable {
         case flush
         case compaction
+        /// Answers reads of sealed memtables, with a thread of its own.
+        case reads
 
-        fileprivate var kind: JobKind { self == .flush ? .flush : .compaction }
+        /// The jobs it does; nil: none.
+        fileprivate var kind: JobKind? {
+            switch self {
+            case .flush: return .flush
+            case .compaction: return .compaction
+            case .reads: return nil
+            }
+        }
     }
 
     /// How it does it.
@@ -95,9 +104,10 @@ public final class Worker: Sendable {
     /// Executes jobs of one region until it is gone.
     private func serve(_ region: Region, _ report: (Event) -> Void) throws(EngineError) {
         let nodes = NodeTable(region)
+        let jobs = Set(configuration.roles.compactMap(\.kind))
         guard
             let node = nodes.attach(
-                role: .worker, roles: Set(configuration.roles.map(\.kind)), capacity: configuration.threads)
+                role: .worker, roles: jobs, capacity: jobs.isEmpty ? 0 : configuration.threads)
         else {
             throw .io(operation: "find a free row in the node table of", path: region.name, code: EAGAIN)
         }
@@ -106,12 +116,19 @@ public final class Worker: Sendable {
             region: region, node: node, storage: storage, layout: layout, limiter: limiter,
             isStopping: { [self] in isStopping.load(ordering: .relaxed) })
         var threads: [BackgroundThread] = []
-        for index in 0..<configuration.threads {
+        let ring = configuration.roles.contains(.reads) ? ReadServer.takeRing(region) : nil
+        if let ring {
+            threads.append(
+                try BackgroundThread("o3-reads") {
+                    ReadServer(region, ring).run { session.hasEnded }
+                })
+        }
+        for index in 0..<(jobs.isEmpty ? 0 : configuration.threads) {
             // A long compaction must not stand in the way of the flush that writers wait for, nor take half of the
             // processor that it runs on.
             let kinds: [JobKind] =
-                configuration.roles.count == 1 || (index == 0 && configuration.threads > 1)
-                ? [configuration.roles.contains(.flush) ? .flush : .compaction] : [.flush, .compaction]
+                jobs.count == 1 || (index == 0 && configuration.threads > 1)
+                ? [jobs.contains(.flush) ? .flush : .compaction] : [.flush, .compaction]
             threads.append(
                 try BackgroundThread("o3-worker-\(index)", priority: kinds == [.flush] ? .normal : .low) {
                     session.loop(kinds)
@@ -122,7 +139,9 @@ public final class Worker: Sendable {
             usleep(UInt32(Worker.pollMilliseconds) * 1000)
         }
         session.end()
+        ring?.wakeServer()
         for thread in threads { thread.join() }
+        ring?.leave()
         nodes.detach(node)
         if !isStopping.load(ordering: .acquiring) { report(.detached) }
     }
@@ -160,6 +179,9 @@ private final class WorkerSession: Sendable {
             source throws(EngineError) in try memtables.memtable(source)
         }
     }
+
+    /// Whether to stop.
+    var hasEnded: Bool { isOver.load(ordering: .acquiring) }
 
     /// Lets running jobs end, and takes no more.
     func end() {

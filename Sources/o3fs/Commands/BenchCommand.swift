@@ -74,7 +74,7 @@ struct BenchCommand: ParsableCommand {
             """)
     var offload: BenchOffload?
 
-    @Option(help: "Worker processes, with --offload.")
+    @Option(help: "Worker processes, with --offload or --read-delegation.")
     var workers = 1
 
     @Option(name: dashed("worker-cpus"), help: "Processors of the workers, as 0,2-3.")
@@ -148,7 +148,8 @@ struct BenchCommand: ParsableCommand {
 
     /// nil: no workers.
     private var workerArguments: [String]? {
-        guard let roles = offload?.roles, !roles.isEmpty, workers > 0 else { return nil }
+        let roles = (offload?.roles ?? []) + (engine.readDelegation == .off ? [] : [.reads])
+        guard !roles.isEmpty, workers > 0 else { return nil }
         return ["--roles", roles.map(\.rawValue).joined(separator: ",")]
             + (workerCPUs.map { ["--cpus", $0] } ?? []) + distance.arguments
     }

@@ -71,6 +71,14 @@ struct StatsCommand: ParsableCommand {
                 "offset cache",
                 "\(share) % of \(walks) lookups in sealed memtables hit, \(readableBytes(UInt64(offsets.capacityBytes)))")
         }
+        let reads = engine.delegation
+        if reads.mode != "off" {
+            facts.addFact(
+                "read delegation",
+                "\(reads.mode), \(reads.servers) servers, \(reads.answered) of \(reads.keys) keys answered, "
+                    + "\(reads.ranges) ranges, \(reads.timeouts) late, \(reads.damaged) damaged, \(reads.busy) busy; "
+                    + "a lookup costs \(reads.directNanoseconds) ns directly, \(reads.delegatedNanoseconds) ns delegated")
+        }
         facts.addFact("write amplification", fixed(engine.writeAmplification, decimals: 2))
         if let error = engine.writeError { facts.addFact("error", error) }
         return facts.leftAlignedLines()

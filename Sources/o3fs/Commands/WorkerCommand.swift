@@ -4,11 +4,11 @@ import Glibc
 import O3LSM
 import Synchronization
 
-/// `o3fs worker STORE`: executes flushes and compactions for the mount of a store.
+/// `o3fs worker STORE`: executes flushes and compactions, and answers reads, for the mount of a store.
 struct WorkerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "worker",
-        abstract: "Flush and compact for the mount of a store, now or when it is mounted.",
+        abstract: "Flush, compact and read for the mount of a store, now or when it is mounted.",
         discussion: """
             Runs until SIGTERM or SIGINT. A worker holds no state: it may come and go, and be killed, at any time. \
             Only the owner of the store and root can run one.

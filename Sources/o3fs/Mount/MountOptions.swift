@@ -11,7 +11,7 @@ struct MountOptions: Equatable {
         "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "offset-cache", "bloom-bits",
         "compression", "block-size",
         "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "workers", "worker-lease", "attr-timeout",
-        "entry-timeout", "negative-timeout", "read-ahead", "log-file", "storage-latency", "storage-bandwidth",
+        "read-delegation", "entry-timeout", "negative-timeout", "read-ahead", "log-file", "storage-latency", "storage-bandwidth",
     ]
 
     /// Options of `o3fs mount` that fstab can give as a word: each is `--name`.

@@ -35,6 +35,11 @@ struct EngineOptions: ParsableArguments {
         help: "Bytes of the cache of places of entries in sealed memtables, 16 for each; 0 for none.")
     var offsetCache = ByteSize(Options().offsetCache)
 
+    @Option(
+        name: dashed("read-delegation"),
+        help: "Leave reads in sealed memtables to workers: \(ReadDelegationMode.allCases.map(\.rawValue).joined(separator: ", ")).")
+    var readDelegation = Options().readDelegation
+
     @Option(name: dashed("bloom-bits"), help: "Bits of bloom filter a key; 0 for none.")
     var bloomBits = Options().bloomBitsPerKey
 
@@ -69,6 +74,7 @@ struct EngineOptions: ParsableArguments {
         options.shards = shards
         options.cacheSize = cacheSize.bytes
         options.offsetCache = offsetCache.bytes
+        options.readDelegation = readDelegation
         options.bloomBitsPerKey = bloomBits
         options.compression = compression
         options.blockSize = blockSize.bytes
@@ -83,6 +89,7 @@ struct EngineOptions: ParsableArguments {
 
 extension Placement: ExpressibleByArgument {}
 extension Compression: ExpressibleByArgument {}
+extension ReadDelegationMode: ExpressibleByArgument {}
 
 /// A long option under its name with dashes and, for those who come from db_bench, with underscores.
 func dashed(_ name: String) -> NameSpecification {

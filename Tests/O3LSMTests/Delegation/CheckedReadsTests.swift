@@ -15,9 +15,11 @@ import Testing
     private static let writers = 2
     private static let readers = 2
 
-    @Test(arguments: Placement.allCases) func areNeverStaleNorForeign(placement: Placement) throws {
-        let store = TemporaryStore("checked\(placement)")
+    @Test(arguments: Placement.allCases, ReadDelegationMode.allCases)
+    func areNeverStaleNorForeign(placement: Placement, delegation: ReadDelegationMode) throws {
+        let store = TemporaryStore("checked\(placement)\(delegation)")
         var options = TemporaryStore.smallOptions
+        options.readDelegation = delegation
         options.placement = placement
         options.localBuffer = 4 << 20
         // A tenth of the keys.
@@ -27,6 +29,9 @@ import Testing
         let versions = Versions(Self.keys)
         let problems = Mutex<[String]>([])
         let isOver = Atomic<Bool>(false)
+        // Workers that come and go.
+        let servers = ReadServers(store.path)
+        if delegation != .off { try servers.start() }
         @Sendable func guarded(_ what: String, _ body: () throws -> Void) {
             do { try body() } catch {
                 problems.withLock { $0.append("\(what): \(error)") }
@@ -64,7 +69,7 @@ import Testing
                 try BackgroundThread("reader-\(reader)") {
                     guarded("reader \(reader)") {
                         var random = SeededRandom(seed &+ 200 &+ UInt64(reader))
-                        var left = Self.reads / Self.readers / Placement.allCases.count
+                        var left = Self.reads / Self.readers / (Placement.allCases.count * ReadDelegationMode.allCases.count)
                         while left > 0, !isOver.load(ordering: .relaxed) {
                             left -= try versions.checkSome(database, &random)
                         }
@@ -74,12 +79,46 @@ import Testing
         for thread in readers { thread.join() }
         isOver.store(true, ordering: .relaxed)
         for thread in background { thread.join() }
+        servers.stop()
         let found = problems.withLock { $0 }
         #expect(found.isEmpty, "seed \(seed): \(found.prefix(3))")
         let statistics = database.statistics()
-        #expect(statistics.offsetCache.hits > 0 && statistics.offsetCache.misses > 0)
+        if delegation == .on {
+            #expect(statistics.delegation.answered > 0 && statistics.delegation.damaged == 0)
+        } else {
+            #expect(statistics.offsetCache.hits > 0 && statistics.offsetCache.misses > 0)
+        }
         #expect(statistics.flush.localJobs > 0)
         try database.close()
+    }
+}
+
+/// A worker that serves reads, in a thread of this process, and is replaced again and again.
+private final class ReadServers: Sendable {
+    private let path: String
+    private let isOver = Atomic<Bool>(false)
+    private let thread = Mutex<BackgroundThread?>(nil)
+
+    init(_ path: String) { self.path = path }
+
+    func start() throws {
+        let made = try BackgroundThread("servers") { [self] in
+            while !isOver.load(ordering: .relaxed) {
+                var configuration = Worker.Configuration()
+                configuration.roles = [.reads]
+                guard let worker = try? Worker(path, configuration) else { return }
+                let run = try? BackgroundThread("server") { try? worker.run() }
+                for _ in 0..<20 where !isOver.load(ordering: .relaxed) { usleep(50_000) }
+                worker.stop()
+                run?.join()
+            }
+        }
+        thread.withLock { $0 = made }
+    }
+
+    func stop() {
+        isOver.store(true, ordering: .relaxed)
+        thread.withLock { $0 }?.join()
     }
 }
 
