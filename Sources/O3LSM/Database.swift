@@ -131,13 +131,7 @@ public final class Database: @unchecked Sendable {
         reads.wrappingAdd(UInt64(keys.count), ordering: .relaxed)
         let state = core.holder.current
         let sequence = snapshot?.sequence ?? core.region.visibleSequence
-        var values: [[UInt8]?] = []
-        values.reserveCapacity(keys.count)
-        for key in keys {
-            values.append(
-                try key.withEngineBytes { bytes throws(EngineError) in try core.lookup(bytes, state, sequence)?.copy() })
-        }
-        return values
+        return try core.multiLookup(keys, state, sequence)
     }
 
     /// The present state, readable until the result is released.

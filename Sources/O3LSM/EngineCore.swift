@@ -168,8 +168,13 @@ final class EngineCore: @unchecked Sendable {
         let sequence = read.snapshot?.sequence ?? region.visibleSequence
         var sources: [InternalIterator] = []
         var tombstones: [RangeTombstone] = []
+        let delegation = self.delegation.flatMap { $0.hasServers && $0.choice.prefersDelegation() ? $0 : nil }
         for memtable in state.memtables {
-            sources.append(memtable.makeIterator())
+            if let delegation, memtable.isDelegable {
+                sources.append(DelegatedIterator(memtable, delegation))
+            } else {
+                sources.append(memtable.makeIterator())
+            }
             tombstones += memtable.tombstones.tombstones(from: read.lowerBound, to: read.upperBound)
         }
         let tables = self.tables

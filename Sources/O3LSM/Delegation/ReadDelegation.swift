@@ -215,10 +215,12 @@ final class ReadDelegation: @unchecked Sendable {
 
     /// The entries of a memtable at and after an internal key.
     ///
-    /// - Parameter read: reads the answer (`ReadMessage`); false refuses it.
+    /// - Parameters:
+    ///   - count: of entries wanted at most; fewer come when they do not fit.
+    ///   - read: reads the answer (`ReadMessage`); false refuses it.
     /// - Returns: whether it came.
     func range(
-        _ memtable: Memtable, from key: UnsafeRawBufferPointer, _ trailer: Trailer,
+        _ memtable: Memtable, from key: UnsafeRawBufferPointer, _ trailer: Trailer, atMost count: UInt16,
         read: (UnsafeRawBufferPointer) -> Bool
     ) -> Bool {
         let isAnswered = ask { room in
@@ -226,7 +228,7 @@ final class ReadDelegation: @unchecked Sendable {
             guard ReadMessage.headBytes + ReadMessage.memtableBytes + key.count <= room.count else { return nil }
             writer.number(ReadMessage.range)
             writer.number(UInt8(1))
-            writer.number(UInt16(0))
+            writer.number(count)
             writer.number(UInt32(key.count))
             writer.number(trailer.rawValue)
             writer.number(life)

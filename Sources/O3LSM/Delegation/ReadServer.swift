@@ -121,7 +121,7 @@ final class ReadServer {
     }
 
     private func range(_ reader: inout MessageReader, _ room: UnsafeMutableRawBufferPointer) -> Int? {
-        guard reader.number(UInt8.self) != nil, reader.number(UInt16.self) != nil,
+        guard reader.number(UInt8.self) != nil, let most = reader.number(UInt16.self),
             let length = reader.number(UInt32.self), let trailer = reader.number(UInt64.self),
             let life = reader.number(UInt64.self), let name = Self.name(&reader),
             let key = reader.take(Int(length))
@@ -148,7 +148,7 @@ final class ReadServer {
                 while let entry = cursor.entry {
                     let key = entry.key
                     let value = entry.value
-                    guard writer.room >= ReadMessage.entryHeadBytes + key.count else {
+                    guard count < most, writer.room >= ReadMessage.entryHeadBytes + key.count else {
                         writer.overwrite(count, at: 0)
                         return writer.position
                     }

@@ -76,6 +76,84 @@ import Testing
         abandon(database)
     }
 
+    @Test(arguments: [0, 1 << 20]) func severalKeysAtOnce(offsetCache: Int) throws {
+        let store = TemporaryStore("multi\(offsetCache)")
+        let database = try Self.open(store, .on, offsetCache: offsetCache)
+        try Self.withServer(store, database) {
+            let expected = try Self.fill(database)
+            // Up to more than one request holds, a key that none holds, and one twice.
+            for count in [2, 7, 40, 1000] {
+                for first in stride(from: 0, to: 1000, by: 250) {
+                    var numbers = (first..<first + count).map { $0 % 1000 }
+                    numbers[1] = numbers[0]
+                    var keys = numbers.map(Self.key)
+                    keys.append([UInt8](repeating: 1, count: 3000))
+                    #expect(try database.multiGet(keys) == numbers.map { expected[$0] } + [nil])
+                }
+            }
+            let found = database.statistics().delegation
+            #expect(found.answered > 0 && found.damaged == 0, "\(found)")
+        }
+        abandon(database)
+    }
+
+    /// Seeks, steps and turns of a cursor, against the owner's own over the same state.
+    @Test func scansAreTheOwners() throws {
+        let store = TemporaryStore("ranges")
+        let database = try Self.open(store, .on)
+        let seed = UInt64.random(in: 0 ... .max)
+        try Self.withServer(store, database) {
+            _ = try Self.fill(database)
+            let state = database.core.holder.current
+            let delegation = try #require(database.core.delegation)
+            var random = SeededRandom(seed)
+            for memtable in state.memtables where memtable.isDelegable {
+                let own = memtable.makeIterator()
+                let delegated = DelegatedIterator(memtable, delegation)
+                for step in 0..<3000 {
+                    switch random.below(40) {
+                    case 0:
+                        try own.seekToFirst()
+                        try delegated.seekToFirst()
+                    case 1:
+                        try own.seekToLast()
+                        try delegated.seekToLast()
+                    case 2...4:
+                        let target = random.below(8) == 0 ? [] : Self.key(random.below(1000) - 20)
+                        try target.withUnsafeBytes { try own.seek($0, .first) }
+                        try target.withUnsafeBytes { try delegated.seek($0, .first) }
+                    case 5:
+                        let target = Self.key(random.below(1000))
+                        try target.withUnsafeBytes { try own.seekBefore($0, .first) }
+                        try target.withUnsafeBytes { try delegated.seekBefore($0, .first) }
+                    case 6, 7:
+                        if own.isValid { try own.previous() }
+                        if delegated.isValid { try delegated.previous() }
+                    default:
+                        if own.isValid { try own.next() }
+                        if delegated.isValid { try delegated.next() }
+                    }
+                    try #require(own.isValid == delegated.isValid, "seed \(seed), step \(step)")
+                    guard own.isValid else { continue }
+                    try #require(
+                        Array(own.userKey) == Array(delegated.userKey) && own.trailer == delegated.trailer
+                            && Array(own.value) == Array(delegated.value), "seed \(seed), step \(step)")
+                }
+            }
+            // And through the whole of the read path.
+            let scan = try database.makeIterator()
+            var found: [[UInt8]: [UInt8]] = [:]
+            try scan.seekToFirst()
+            while scan.isValid {
+                found[Array(scan.key)] = Array(scan.value)
+                try scan.next()
+            }
+            for number in 0..<1000 { #expect(try found[Self.key(number)] == database.get(Self.key(number))) }
+            #expect(database.statistics().delegation.ranges > 0)
+        }
+        abandon(database)
+    }
+
     @Test func aServerThatDiesOrHangsIsNotWaitedFor() throws {
         let store = TemporaryStore("deadserver")
         let database = try Self.open(store, .on)
