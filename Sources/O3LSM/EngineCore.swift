@@ -22,7 +22,8 @@ final class EngineCore: @unchecked Sendable {
     let appendsBeforeReturn: Bool
     /// The store's lock; nil once this process has let go of the store.
     private let lock: Mutex<(any FileLock)?>
-    private let node: Int
+    /// The owner's row of the node table.
+    let node: Int
     /// nil: off.
     let offsetCache: OffsetCache?
     /// nil: off.
@@ -245,23 +246,8 @@ final class EngineCore: @unchecked Sendable {
         statistics.levels = state.version.levels.enumerated().map { level, files in
             Statistics.Level(level: level, files: files.count, bytes: files.reduce(0) { $0 + $1.size })
         }
-        statistics.dm.regionBytes = region.size
-        statistics.dm.slabs = allocator.slabCount
-        statistics.dm.freeSlabs = allocator.available
-        statistics.dm.memtables = state.memtables.map { memtable in
-            Statistics.MemtableState(
-                id: memtable.id, state: "\(memtable.state)", place: memtable.isInDM ? "dm" : "local",
-                bytes: memtable.reservedBytes,
-                entries: memtable.entryCount,
-                shards: memtable.map.shards.map { $0.isEmpty ? 0 : $0.used - RegionLayout.ShardRoot.firstEntry })
-        }
-        let now = monotonicNanoseconds()
-        statistics.workers = NodeTable(region).nodes().filter { $0.role == .worker }.map { node in
-            Statistics.Worker(
-                pid: node.processID, roles: node.roles.map { "\($0)" }.sorted(), load: Int(node.load),
-                capacity: Int(node.capacity), finishedJobs: node.finished,
-                heartbeatAgeSeconds: now > node.heartbeat ? Double(now - node.heartbeat) / 1e9 : 0)
-        }
+        fillOccupancy(&statistics, state)
+        fillNodes(&statistics)
         statistics.placement = options.placement.rawValue
         statistics.wal = log.statistics()
         let cache = tables.blockCache.statistics

@@ -77,7 +77,12 @@ extension EngineCore {
         let jobs = JobTable(region)
         jobs.reset()
         if !options.readOnly { region.build = BuildIdentity.current }
-        guard let node = NodeTable(region).attach(role: .computeNode) else {
+        // A reader runs no threads.
+        let capacity = options.readOnly ? 0 : options.flushThreads + options.compactionThreads
+        guard
+            let node = NodeTable(region).attach(
+                role: .computeNode, roles: options.readOnly ? [] : Set(JobKind.allCases), capacity: capacity)
+        else {
             throw .io(operation: "find a free row in the node table of", path: region.name, code: EAGAIN)
         }
         let snapshots = SnapshotList()
@@ -89,7 +94,7 @@ extension EngineCore {
             birth.region.isPrivate
             ? OffloadScheduler(options: options, region: region, allocator: allocator) { jobs.ringFinished() } : nil
         let executor = LocalExecutor(
-            jobs: jobs, node: node, leaseMilliseconds: options.workerLeaseMilliseconds,
+            jobs: jobs, nodes: NodeTable(region), node: node, leaseMilliseconds: options.workerLeaseMilliseconds,
             flush: FlushExecutor(storage: storage, layout: layout) { source in
                 holder.current.memtables.first { $0.id == source.memtableID }
             },

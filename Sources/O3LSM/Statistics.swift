@@ -64,46 +64,6 @@ public struct Statistics: Codable, Sendable {
         public var files: Int
         public var bytes: UInt64
     }
-    /// A process that executes jobs for the owner of the store.
-    public struct Worker: Codable, Sendable {
-        public var pid: Int32
-        public var roles: [String]
-        /// Jobs it is executing, can execute at once, and has finished.
-        public var load: Int
-        public var capacity: Int
-        public var finishedJobs: UInt64
-        public var heartbeatAgeSeconds: Double
-
-        enum CodingKeys: String, CodingKey {
-            case pid, roles, load, capacity
-            case finishedJobs = "finished_jobs"
-            case heartbeatAgeSeconds = "heartbeat_age_seconds"
-        }
-    }
-    /// One memtable in the region.
-    public struct MemtableState: Codable, Sendable {
-        public var id: UInt64
-        public var state: String
-        /// `dm`, or `local` for memory of the owner alone.
-        public var place: String
-        public var bytes: Int
-        public var entries: UInt64
-        /// Bytes by shard, in key order.
-        public var shards: [Int]
-    }
-    public struct DisaggregatedMemory: Codable, Sendable {
-        public var regionBytes = 0
-        public var slabs = 0
-        public var freeSlabs = 0
-        public var memtables: [MemtableState] = []
-
-        enum CodingKeys: String, CodingKey {
-            case regionBytes = "region_bytes"
-            case slabs
-            case freeSlabs = "free_slabs"
-            case memtables
-        }
-    }
     /// Memtables that left private memory, with placement `staged`.
     public struct Offload: Codable, Sendable {
         /// Copied to DM.
@@ -237,7 +197,14 @@ public struct Statistics: Codable, Sendable {
     /// `direct` or `staged`.
     public var placement = Placement.direct.rawValue
     public var offload = Offload()
-    public var workers: [Worker] = []
+    /// Processes that execute jobs for the owner of the store.
+    public var workers: [Node] = []
+    /// The owner itself.
+    public var owner: Node?
+    /// Jobs in flight.
+    public var jobs: [Job] = []
+    /// What everybody has done.
+    public var executors: [Executor] = []
     public var wal = Log()
     public var cache = Cache()
     public var offsetCache = OffsetCache()
@@ -269,6 +236,9 @@ public struct Statistics: Codable, Sendable {
         case placement
         case offload
         case workers
+        case owner
+        case jobs
+        case executors
         case wal
         case cache
         case offsetCache = "offset_cache"

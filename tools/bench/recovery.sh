@@ -16,7 +16,7 @@ set -- --dm-size 5G --memtable-size 1G --commit-interval 60000
 # More than a gigabyte, a large part of it in the memtable that is still being written: recovery must read that.
 dd if=/dev/zero bs=1M count=1360 2>/dev/null | tr '\0' 'x' >"$work/source"
 cp "$work/source" "$work/mnt/file"
-held=$("$o3fs" status "$work/mnt" --json | jq '[.. | objects | select(has("entries")) | .bytes] | add')
+held=$("$o3fs" status "$work/mnt" --json | jq '[.dm.memtables[].bytes] | add')
 kill -9 "$("$o3fs" status "$work/mnt" --json | jq .daemon.pid)"
 sleep 0.5
 umount -l "$work/mnt"

@@ -19,6 +19,8 @@ final class CompactionScheduler {
         /// Set when the descriptor is too long for the job table and runs on a thread of its own.
         var direct: DirectRun?
         var result: CompactionResult?
+        /// Whose the result is.
+        var executor: ExecutorAccounts.Executor?
     }
     private struct Running {
         var compaction: Compaction
@@ -36,6 +38,7 @@ final class CompactionScheduler {
     private let executor: CompactionExecutor
     private let files: AttemptFiles
     private(set) var work = Statistics.Work()
+    private(set) var accounts = ExecutorAccounts()
     private var running: [Running] = []
     private var manual: [(id: UInt64, work: ManualCompaction)] = []
     private var unfinishedManual = Set<UInt64>()
@@ -225,10 +228,12 @@ final class CompactionScheduler {
                     if context.nodes.holdsLease(node) { continue }
                     run.hasLostPart = true
                     work.lostLeases += 1
+                    accounts.failed(context.nodes.executor(node))
                 case .lost: run.hasLostPart = true
                 case .done(let bytes, let node):
                     if !context.nodes.isOwn(node) { run.offloadedParts += 1 }
                     distrust.succeeded(isOwn: context.nodes.isOwn(node))
+                    run.parts[index].executor = context.nodes.executor(node)
                     do throws(EngineError) {
                         run.parts[index].result = try bytes.withEngineBytes { bytes throws(EngineError) in
                             try CompactionResult.decode(bytes, source: "compaction result")
@@ -236,6 +241,7 @@ final class CompactionScheduler {
                     } catch { run.failure = error }
                 case .failed(let message, let node):
                     let isOwn = context.nodes.isOwn(node)
+                    accounts.failed(context.nodes.executor(node))
                     distrust.failed(isOwn: isOwn, monotonicNanoseconds())
                     let failure = JobFailure(encoded: message)
                     if isOwn {
@@ -250,8 +256,12 @@ final class CompactionScheduler {
                 run.parts[index].ticket = nil
             } else if let direct = run.parts[index].direct, let outcome = direct.outcome {
                 switch outcome {
-                case .success(let result): run.parts[index].result = result
-                case .failure(let error): run.failure = error
+                case .success(let result):
+                    run.parts[index].result = result
+                    run.parts[index].executor = context.nodes.ownExecutor
+                case .failure(let error):
+                    run.failure = error
+                    accounts.failed(context.nodes.ownExecutor)
                 }
                 run.parts[index].direct = nil
             }
@@ -288,6 +298,7 @@ final class CompactionScheduler {
     /// Removes what the parts have written. An executor that comes back finds its claim gone and does the same.
     private func discardTables(_ run: Running) {
         work.failedJobs += 1
+        for executor in run.parts.compactMap(\.executor) { accounts.failed(executor) }
         files.discard { number in
             run.parts.contains { part in
                 let first = part.descriptor.firstOutputNumber
@@ -338,6 +349,10 @@ final class CompactionScheduler {
     private func account(_ run: Running, _ result: CompactionResult) {
         work.offloadedJobs += run.offloadedParts
         work.localJobs += run.parts.count - run.offloadedParts
+        for part in run.parts {
+            guard let executor = part.executor, let result = part.result else { continue }
+            accounts.done(executor, read: result.bytesRead, written: result.bytesWritten)
+        }
         work.bytesRead += result.bytesRead
         work.bytesWritten += result.bytesWritten
         work.entriesIn += result.entriesIn

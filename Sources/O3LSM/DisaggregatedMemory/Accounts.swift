@@ -45,7 +45,7 @@ extension EngineCore {
 ///
 /// No weak references: those would make every read that holds on to a memtable dearer.
 final class SlabOwners: Sendable {
-    private let memtables = Mutex<[ObjectIdentifier: Unmanaged<Memtable>]>([:])
+    let memtables = Mutex<[ObjectIdentifier: Unmanaged<Memtable>]>([:])
 
     func add(_ memtable: Memtable) {
         memtables.withLock { $0[ObjectIdentifier(memtable)] = Unmanaged.passUnretained(memtable) }

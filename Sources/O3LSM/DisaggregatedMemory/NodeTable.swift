@@ -123,6 +123,11 @@ struct NodeTable: @unchecked Sendable {
         }
     }
 
+    /// Process id in a row, whatever has become of the process.
+    func processID(_ index: Int) -> Int32 {
+        Int32(bitPattern: row(index).load(fromByteOffset: RegionLayout.Node.processID, as: UInt32.self))
+    }
+
     /// Whether the process of a row lives, by its id and its start.
     func isAlive(_ index: Int) -> Bool {
         let row = self.row(index)

@@ -58,6 +58,7 @@ final class FlushScheduler {
     private var plans: [Plan] = []
     private var distrust = WorkerDistrust()
     private(set) var work = Statistics.Work()
+    private(set) var accounts = ExecutorAccounts()
     /// Recent speed of flushing, bytes of memtable a second; 0 before the first flush.
     private(set) var bytesPerSecond = 0.0
     private var lastCommit: UInt64 = 0
@@ -79,6 +80,15 @@ final class FlushScheduler {
 
     /// Jobs that are in the job table.
     var postedJobs: Int { plans.reduce(0) { $0 + $1.shards.count { $0.ticket != nil } } }
+
+    /// Indices of shards whose tables are written while their memtables wait for others, by memtable.
+    var flushedShards: [UInt64: Set<Int>] {
+        plans.reduce(into: [:]) { result, plan in
+            for source in plan.shards.filter(\.isDone).flatMap(\.descriptor.sources) {
+                result[source.memtableID, default: []].insert(source.shard)
+            }
+        }
+    }
 
     /// Whether a sealed memtable could not be planned yet, because batches in it are not visible.
     private(set) var mustLookAgain = false
@@ -265,6 +275,7 @@ final class FlushScheduler {
             // Its executor is dead or does not answer: nothing is lost, another one does it.
             takeBack(&job, ticket)
             work.lostLeases += 1
+            accounts.failed(context.nodes.executor(node))
             return nil
         case .lost:
             takeBack(&job, ticket)
@@ -276,11 +287,15 @@ final class FlushScheduler {
                 job.file = try verify(FlushResult.decode(bytes), job)
                 job.isDone = true
                 if context.nodes.isOwn(node) { work.localJobs += 1 } else { work.offloadedJobs += 1 }
+                work.bytesRead += UInt64(job.bytes)
+                accounts.done(
+                    context.nodes.executor(node), read: UInt64(job.bytes), written: job.file?.size ?? 0)
                 distrust.succeeded(isOwn: context.nodes.isOwn(node))
                 work.seconds += Double(now - job.startedAt) / 1e9
                 return nil
             } catch let refused {
                 isOwn = context.nodes.isOwn(node)
+                accounts.failed(context.nodes.executor(node))
                 if case .corruption = refused { job.isSuspect = isOwn }
                 error = refused
             }
@@ -288,6 +303,7 @@ final class FlushScheduler {
             context.jobs.release(ticket)
             job.ticket = nil
             isOwn = context.nodes.isOwn(node)
+            accounts.failed(context.nodes.executor(node))
             let failure = JobFailure(encoded: message)
             job.isSuspect = isOwn && failure.isCorruption
             error = .io(operation: "flush (\(failure.message)) into", path: context.layout.table(job.descriptor.fileNumber),
@@ -379,7 +395,6 @@ final class FlushScheduler {
         }
         for memtable in plan.memtables { memtable.markReleasable() }
         plan.damaged?.markReleasable()
-        work.bytesRead += UInt64(plan.bytes)
         let now = monotonicNanoseconds()
         if let started = plan.shards.map(\.startedAt).min() {
             // From the later of its start and the commit before it: flushes of several memtables overlap.

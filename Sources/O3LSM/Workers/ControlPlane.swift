@@ -5,7 +5,7 @@ import Synchronization
 /// The thread that decides: what is flushed and compacted and in which order, what is committed, how fast
 /// writers may go, and when the log is brought up to date. It executes nothing itself.
 final class ControlPlane: @unchecked Sendable {
-    // @unchecked: `flushes`, `compactions` and `nextSealAt` belong to the thread; what others see is copied under `shared`.
+    // @unchecked: `flushes`, `compactions`, `loads` and `nextSealAt` belong to the thread; what others see is copied under `shared`.
     private let context: FlushScheduler.Context
     private let writes: WritePath
     private let log: WriteAheadLog
@@ -35,7 +35,11 @@ final class ControlPlane: @unchecked Sendable {
         var compaction = Statistics.Work()
         var error: EngineError?
         var postedJobs = 0
+        var executors: [Statistics.Executor] = []
+        var flushedShards: [UInt64: Set<Int>] = [:]
+        var busyShares: [Int: Double] = [:]
     }
+    private var loads = NodeLoads()
     private let shared = Mutex(Shared())
     private let isStopping = Atomic<Bool>(false)
     private var thread: BackgroundThread?
@@ -124,10 +128,17 @@ final class ControlPlane: @unchecked Sendable {
         shared.withLock { shared in
             statistics.flush = shared.flush
             statistics.compaction = shared.compaction
+            statistics.executors = shared.executors
             if let offload { statistics.offload = offload.statistics }
             statistics.writeError = writes.currentFailure?.description
         }
     }
+
+    /// Shards whose tables are written while their memtables wait for others, see `FlushScheduler`.
+    var flushedShards: [UInt64: Set<Int>] { shared.withLock { $0.flushedShards } }
+
+    /// How busy nodes have been lately, by row of the node table, 0 ... 1.
+    var busyShares: [Int: Double] { shared.withLock { $0.busyShares } }
 
     /// Jobs that are in the table and that somebody will collect, as of the thread's last round.
     var postedJobs: Int { shared.withLock { $0.postedJobs } }
@@ -160,6 +171,9 @@ final class ControlPlane: @unchecked Sendable {
     private func step() throws(EngineError) {
         let nodes = context.nodes
         nodes.refresh()
+        if loads.look({ NodeTable(context.region).attachedRows() }) {
+            shared.withLock { $0.busyShares = loads.shares }
+        }
         executor.setWorkers(flush: nodes.hasWorkers(for: .flush), compaction: nodes.hasWorkers(for: .compaction))
         if let offload {
             let freed = try offload.step(
@@ -206,9 +220,12 @@ final class ControlPlane: @unchecked Sendable {
             if case .readOnly = writes.currentFailure { return }
             writes.setFailure(nil)
         }
+        let executors = ExecutorAccounts.joined(flush: flushes.accounts, compaction: compactions.accounts)
         shared.withLock { shared in
             shared.flush = flushes.work
             shared.compaction = compactions.work
+            shared.flushedShards = flushes.flushedShards
+            shared.executors = executors
             shared.error = flush ?? compaction
             shared.postedJobs = flushes.postedJobs + compactions.postedJobs
         }

@@ -235,15 +235,15 @@ struct JobTable: @unchecked Sendable {
     private static func held(_ claim: Claim) -> JobWord {
         JobWord(generation: claim.ticket.generation, node: claim.node, state: .claimed)
     }
-    private static func checksum(_ bytes: UnsafeRawBufferPointer, _ generation: UInt64) -> UInt32 {
+    static func checksum(_ bytes: UnsafeRawBufferPointer, _ generation: UInt64) -> UInt32 {
         withUnsafeBytes(of: generation) { CRC32C.checksum(bytes, seed: CRC32C.checksum($0)) }
     }
     private func nextGeneration() -> UInt64 {
         sharedWord64(region.base + RegionLayout.Header.generation).pointee
             .wrappingAdd(1, ordering: .relaxed).newValue & JobWord.maximumGeneration
     }
-    private func load(_ slot: Int) -> JobWord { JobWord(bits: word(slot).pointee.load(ordering: .acquiring)) }
-    private func address(_ slot: Int) -> UnsafeMutableRawPointer { region.base + Job.offset + slot * Job.bytes }
+    func load(_ slot: Int) -> JobWord { JobWord(bits: word(slot).pointee.load(ordering: .acquiring)) }
+    func address(_ slot: Int) -> UnsafeMutableRawPointer { region.base + Job.offset + slot * Job.bytes }
     private func word(_ slot: Int) -> UnsafeMutablePointer<Atomic<UInt64>> { sharedWord64(address(slot) + Job.word) }
 }
 

@@ -4,6 +4,7 @@ import Synchronization
 /// Threads of the compute node that execute jobs from the job table, as a worker process would.
 final class LocalExecutor: Sendable {
     private let jobs: JobTable
+    private let nodes: NodeTable
     private let node: Int
     private let flush: FlushExecutor
     private let compact: Compact
@@ -23,9 +24,10 @@ final class LocalExecutor: Sendable {
     private static let leasesForCompactions: UInt64 = 10
 
     init(
-        jobs: JobTable, node: Int, leaseMilliseconds: Int, flush: FlushExecutor, compact: @escaping Compact
+        jobs: JobTable, nodes: NodeTable, node: Int, leaseMilliseconds: Int, flush: FlushExecutor, compact: @escaping Compact
     ) {
         self.jobs = jobs
+        self.nodes = nodes
         self.node = node
         leaseNanoseconds = UInt64(leaseMilliseconds) * 1_000_000
         self.flush = flush
@@ -71,7 +73,9 @@ final class LocalExecutor: Sendable {
                 kind == .flush ? flushGrace.load(ordering: .relaxed) : compactionGrace.load(ordering: .relaxed)
             }
             if let claim {
+                nodes.countJob(node, 1)
                 execute(claim)
+                nodes.countJob(node, -1)
             } else {
                 jobs.waitForPost(since: ticket, milliseconds: 500)
             }

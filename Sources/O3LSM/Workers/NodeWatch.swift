@@ -51,6 +51,13 @@ final class NodeWatch {
 
     func isOwn(_ node: Int) -> Bool { node == ownNode }
 
+    /// Whose account is charged with what a node does.
+    func executor(_ node: Int) -> ExecutorAccounts.Executor {
+        .init(isOwner: isOwn(node), processID: node < RegionLayout.Node.count ? nodes.processID(node) : 0)
+    }
+    /// The owner's account.
+    var ownExecutor: ExecutorAccounts.Executor { executor(ownNode) }
+
     /// Whether somebody else executes jobs of the kind.
     func hasWorkers(for kind: JobKind) -> Bool { workers.contains { $0.roles.contains(kind) } }
 

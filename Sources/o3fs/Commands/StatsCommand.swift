@@ -28,7 +28,11 @@ struct StatsCommand: ParsableCommand {
         let engine = report.engine
         var lines = general(engine)
         lines += ["", "background work"] + work(engine)
-        lines += ["", "stalls of writers"] + stalls(engine)
+        lines += ["", "work by executor"] + ReportTables.executors(engine.executors)
+        lines += ["", "nodes"] + ReportTables.nodes(engine.owner, engine.workers)
+        lines += ["", "jobs in flight"] + ReportTables.jobs(engine.jobs)
+        lines += ["", "stalls of writers"] + ReportTables.stalls(engine.stalls)
+        lines += ["", "disaggregated memory"] + ReportTables.memory(engine.dm)
         lines += ["", "levels"] + StatusCommand.levels(engine.levels)
         if let fuse = report.fuse { lines += ["", "operations of the mount"] + operations(fuse) }
         return lines
@@ -79,6 +83,11 @@ struct StatsCommand: ParsableCommand {
                     + "\(reads.ranges) ranges, \(reads.timeouts) late, \(reads.damaged) damaged, \(reads.busy) busy; "
                     + "a lookup costs \(reads.directNanoseconds) ns directly, \(reads.delegatedNanoseconds) ns delegated")
         }
+        if engine.dm.paidRoundTrips > 0 || engine.dm.paidBytes > 0 {
+            facts.addFact(
+                "distance to memory",
+                "\(engine.dm.paidRoundTrips) round trips and \(readableBytes(UInt64(engine.dm.paidBytes))) paid for")
+        }
         facts.addFact("write amplification", fixed(engine.writeAmplification, decimals: 2))
         if let error = engine.writeError { facts.addFact("error", error) }
         return facts.leftAlignedLines()
@@ -97,15 +106,6 @@ struct StatsCommand: ParsableCommand {
                 "\(work.entriesDropped)", fixed(work.seconds, decimals: 1),
             ])
         }
-        return table.lines(indent: "  ")
-    }
-
-    private static func stalls(_ engine: Statistics) -> [String] {
-        let causes = engine.stalls.filter { $0.value.count > 0 }.sorted { $0.key < $1.key }
-        guard !causes.isEmpty else { return ["  none"] }
-        var table = TextTable()
-        table.add(["cause", "count", "seconds"])
-        for (cause, stall) in causes { table.add([cause, "\(stall.count)", fixed(stall.seconds, decimals: 3)]) }
         return table.lines(indent: "  ")
     }
 

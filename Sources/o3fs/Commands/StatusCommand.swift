@@ -5,7 +5,7 @@ import O3LSM
 struct StatusCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "status",
-        abstract: "Show whether a store is mounted, by whom, and how full its memory and levels are."
+        abstract: "Show whether a store is mounted, who works for it at what, and how full its memory and levels are."
     )
 
     @Argument(help: "A store's directory, or the mountpoint of one.")
@@ -33,40 +33,21 @@ struct StatusCommand: ParsableCommand {
         if let daemon = report.daemon {
             facts.addFact("daemon", "process \(daemon.pid), up \(duration(daemon.uptimeSeconds))")
             if report.workers.isEmpty { facts.addFact("workers", "none: the daemon flushes and compacts itself") }
-            for (index, worker) in report.workers.enumerated() {
-                facts.addFact(
-                    index == 0 ? "workers" : "",
-                    "process \(worker.pid): \(worker.roles.joined(separator: " and ")), \(worker.load) of "
-                        + "\(worker.capacity) threads busy, \(worker.finishedJobs) jobs done"
-                        + (worker.heartbeatAgeSeconds > 3
-                            ? ", no sign of life for \(duration(worker.heartbeatAgeSeconds))" : ""))
-            }
         }
         facts.addFact(
             "opened from",
             "\(report.recovery.source) in \(fixed(report.recovery.seconds * 1000, decimals: 1)) ms"
         )
         if let note = report.recovery.note { facts.addFact("", note) }
-        return facts.leftAlignedLines() + ["", "disaggregated memory"] + memory(report.dm) + ["", "levels"]
-            + levels(report.levels)
-    }
-
-    private static func memory(_ dm: Statistics.DisaggregatedMemory) -> [String] {
-        guard dm.regionBytes > 0 else { return ["  none: the store is not open"] }
-        let used = dm.slabs - dm.freeSlabs
-        var lines = [
-            "  region of \(readableBytes(UInt64(dm.regionBytes))), \(used) of \(dm.slabs) slabs in use"
-        ]
-        var table = TextTable()
-        table.add(["memtable", "state", "place", "bytes", "entries", "shards"])
-        for memtable in dm.memtables {
-            table.add([
-                "\(memtable.id)", memtable.state, memtable.place, readableBytes(UInt64(max(0, memtable.bytes))),
-                "\(memtable.entries)", "\(memtable.shards.count)",
-            ])
+        var lines = facts.leftAlignedLines()
+        if report.daemon != nil {
+            lines += ["", "nodes"] + ReportTables.nodes(report.owner, report.workers)
+            lines += ["", "jobs in flight"] + ReportTables.jobs(report.jobs)
+            lines += ["", "work by executor"] + ReportTables.executors(report.executors)
+            lines += ["", "stalls of writers"] + ReportTables.stalls(report.stalls)
         }
-        lines += table.lines(indent: "  ")
-        return lines
+        return lines + ["", "disaggregated memory"] + ReportTables.memory(report.dm) + ["", "levels"]
+            + levels(report.levels)
     }
 
     static func levels(_ levels: [Statistics.Level]) -> [String] {

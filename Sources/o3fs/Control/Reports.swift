@@ -20,14 +20,22 @@ struct StatusReport: Codable, Sendable {
     /// nil when the store is not mounted.
     var daemon: Process?
     /// Processes that flush and compact for the daemon.
-    var workers: [Statistics.Worker] = []
+    var workers: [Statistics.Node] = []
+    /// The daemon as one that flushes and compacts itself; nil when the store is not mounted.
+    var owner: Statistics.Node?
+    /// Flushes and compactions in flight.
+    var jobs: [Statistics.Job] = []
+    /// Flushes and compactions by who executed them.
+    var executors: [Statistics.Executor] = []
+    /// Waits of writers, by cause.
+    var stalls: [String: Statistics.Stall] = [:]
     var dm: Statistics.DisaggregatedMemory
     var levels: [Statistics.Level]
     var recovery: Statistics.Recovery
     var writeError: String?
 
     enum CodingKeys: String, CodingKey {
-        case state, version, store, mountpoint, daemon, workers, dm, levels, recovery
+        case state, version, store, mountpoint, daemon, workers, owner, jobs, executors, stalls, dm, levels, recovery
         case writeError = "write_error"
     }
 
@@ -41,6 +49,10 @@ struct StatusReport: Codable, Sendable {
         levels = statistics.levels
         recovery = statistics.recovery
         workers = daemon == nil ? [] : statistics.workers
+        owner = statistics.owner
+        jobs = daemon == nil ? [] : statistics.jobs
+        executors = statistics.executors
+        stalls = statistics.stalls
         writeError = statistics.writeError
     }
 }

@@ -37,6 +37,66 @@ import Testing
         while !condition(), monotonicNanoseconds() < deadline { usleep(10_000) }
     }
 
+    /// What executors did is what was done.
+    private func expectSumsOfExecutors(_ statistics: Statistics) {
+        func sum<Number: AdditiveArithmetic>(_ value: (Statistics.Executor) -> Number) -> Number {
+            statistics.executors.reduce(.zero) { $0 + value($1) }
+        }
+        #expect(sum { $0.flush.jobs } == statistics.flush.localJobs + statistics.flush.offloadedJobs)
+        #expect(sum { $0.flush.bytesRead } == statistics.flush.bytesRead)
+        #expect(sum { $0.flush.bytesWritten } == statistics.flush.bytesWritten)
+        #expect(sum { $0.compaction.jobs } == statistics.compaction.localJobs + statistics.compaction.offloadedJobs)
+        #expect(sum { $0.compaction.bytesRead } == statistics.compaction.bytesRead)
+        #expect(sum { $0.compaction.bytesWritten } == statistics.compaction.bytesWritten)
+    }
+
+    @Test func jobsInFlightAndMemoryShow() throws {
+        let store = TemporaryStore()
+        var options = TemporaryStore.smallOptions
+        options.flushThreads = 1
+        let database = try store.open(options)
+        for number in 0..<1000 { try database.put(Self.key(number), Self.value(number)) }
+        // As a stopped worker would, a row that lives claims all flushes and does not answer.
+        let region = database.core.region
+        let node = try #require(NodeTable(region).attach(role: .worker, roles: [.flush], capacity: 4))
+        database.core.executor.setWorkers(flush: true, compaction: true)
+        let jobs = JobTable(region)
+        let isOver = Atomic<Bool>(false)
+        let thief = try BackgroundThread("test-thief") {
+            while !isOver.load(ordering: .relaxed) {
+                NodeTable(region).beat(node)
+                if jobs.claim([.flush], node: node, isOwner: false) == nil { usleep(500) }
+            }
+        }
+        usleep(300_000)
+        database.core.writes.sealIfRoom()
+        wait { database.statistics().jobs.contains { $0.state == "claimed" } }
+        let statistics = database.statistics()
+        let sealed = try #require(statistics.dm.memtables.first { $0.state == "flushing" })
+        let job = try #require(statistics.jobs.first { $0.state == "claimed" })
+        #expect(job.kind == "flush" && job.executor == getpid() && job.ageSeconds > 0 && job.ageSeconds < 30)
+        let input = try #require(job.inputs.first)
+        #expect(input.memtable == sealed.id && input.level == nil)
+        let shard = try #require(sealed.shards.first { $0.index == input.shard })
+        #expect(shard.state == "flushing" && shard.bytes == Int(input.bytes) && shard.entries > 0)
+        #expect(sealed.place == "dm" && sealed.entries == 1000)
+        #expect(statistics.dm.memtables.first?.state == "active")
+        #expect(statistics.owner?.capacity == options.flushThreads + options.compactionThreads)
+        isOver.store(true, ordering: .relaxed)
+        thief.join()
+        NodeTable(region).detach(node)
+        try database.flush()
+        let after = database.statistics()
+        expectSumsOfExecutors(after)
+        // The thief's attempts are on its account.
+        let worker = try #require(after.executors.first { $0.role == "worker" })
+        #expect(worker.flush.jobs == 0 && worker.flush.failedJobs > 0)
+        #expect(after.jobs.isEmpty)
+        let slabs = after.dm.memtables.reduce(0) { $0 + $1.slabs }
+        #expect(slabs == after.dm.slabs - after.dm.freeSlabs && after.dm.slabsOnTheWay == 0)
+        try database.close()
+    }
+
     @Test(arguments: Placement.allCases) func everythingIsDoneByTheWorker(placement: Placement) throws {
         let store = TemporaryStore("worker\(placement)")
         var options = TemporaryStore.smallOptions
@@ -56,6 +116,8 @@ import Testing
             #expect(statistics.compaction.offloadedJobs > 0 && statistics.compaction.localJobs == 0)
             #expect(statistics.flush.failedJobs == 0 && statistics.compaction.failedJobs == 0)
             #expect(statistics.workers.first?.roles == ["compaction", "flush"])
+            for executor in statistics.executors { #expect(executor.role == "worker") }
+            expectSumsOfExecutors(statistics)
         }
         for number in 0..<20_000 {
             let isDeleted = (0..<4).contains { (($0 * 5000 + 3900)..<($0 * 5000 + 3950)).contains(number) }

@@ -31,6 +31,54 @@ extension MountTests {
             #expect(try Shell.script("sha256sum <\(name) | cut -d' ' -f1", in: mount.path).lines[0] == sum)
         }
 
+        /// Both reports tell who did what, and what memory holds; the sums are right.
+        private static func expectAccounts(_ mount: TestMount, workers: [Int32]) throws {
+            // Nothing moves: two looks at it are the same.
+            try waitFor("the jobs to end", seconds: 30) {
+                let status = try O3FSBinary.json("status", mount.store, "--json")
+                let again = try O3FSBinary.json("stats", mount.store, "--json")
+                return (status["jobs"] as? [Any])?.isEmpty == true && (again["jobs"] as? [Any])?.isEmpty == true
+            }
+            let report = try O3FSBinary.json("stats", mount.store, "--json")
+            let executors = try #require(report["executors"] as? [[String: Any]])
+            for kind in ["flush", "compaction"] {
+                let work = try #require(report[kind] as? [String: Any])
+                func sum(_ field: String) -> Int {
+                    executors.reduce(0) { $0 + (($1[kind] as? [String: Any])?[field] as? Int ?? 0) }
+                }
+                let local = try #require(work["local_jobs"] as? Int)
+                let offloaded = try #require(work["offloaded_jobs"] as? Int)
+                #expect(sum("jobs") == local + offloaded)
+                for field in ["bytes_read", "bytes_written"] { #expect(sum(field) == work[field] as? Int, "\(field)") }
+            }
+            let pids = executors.filter { $0["role"] as? String == "worker" }.compactMap { $0["pid"] as? Int }
+            #expect(!pids.isEmpty && Set(pids).isSubset(of: Set(workers.map(Int.init))))
+
+            let memory = try #require(report["dm"] as? [String: Any])
+            let memtables = try #require(memory["memtables"] as? [[String: Any]])
+            var slabs = memory["slabs_on_the_way"] as? Int ?? 0
+            for memtable in memtables where memtable["place"] as? String == "dm" {
+                let shards = try #require(memtable["shards"] as? [[String: Any]])
+                let inShards = shards.reduce(0) { $0 + ($1["slabs"] as? Int ?? 0) }
+                #expect(memtable["slabs"] as? Int == inShards + (memtable["filter_slabs"] as? Int ?? 0))
+                #expect(memtable["entries"] as? Int == shards.reduce(0) { $0 + ($1["entries"] as? Int ?? 0) })
+                slabs += memtable["slabs"] as? Int ?? 0
+            }
+            #expect(slabs == (memory["slabs"] as? Int ?? 0) - (memory["free_slabs"] as? Int ?? 0))
+
+            let status = try O3FSBinary.json("status", mount.store, "--json")
+            #expect((status["executors"] as? [Any])?.count == executors.count)
+            #expect((status["stalls"] as? [String: Any])?["dm_full"] != nil)
+            #expect((status["owner"] as? [String: Any])?["busy_share"] is Double)
+            for command in ["status", "stats"] {
+                let text = try O3FSBinary.succeed(command, mount.store).output
+                for title in ["nodes", "jobs in flight", "work by executor", "stalls of writers", "disaggregated memory"] {
+                    #expect(text.contains("\n\(title)\n"), "\(title) in \(command)")
+                }
+                for pid in workers { #expect(text.contains("\(pid)")) }
+            }
+        }
+
         @Test(.timeLimit(.minutes(3))) func workersDoTheWorkAndGoWithTheMount() throws {
             let mount = try TestMount(options: ["--workers", "2"])
             try Self.waitForWorkers(mount, 2)
@@ -38,6 +86,7 @@ extension MountTests {
             #expect(try Self.jobs(mount, "flush", "offloaded_jobs") > 0)
             #expect(try Self.jobs(mount, "flush", "local_jobs") == 0)
             let pids = try Self.workers(mount)
+            try Self.expectAccounts(mount, workers: pids)
             try Self.expect("data", sum, mount)
             try mount.unmount()
             for pid in pids { #expect(TestMount.hasEnded(pid), "worker \(pid) outlived its mount") }
