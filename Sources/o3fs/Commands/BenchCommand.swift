@@ -77,6 +77,9 @@ struct BenchCommand: ParsableCommand {
     @Option(help: "Worker processes, with --offload or --read-delegation.")
     var workers = 1
 
+    @Option(name: dashed("worker-threads"), help: "Jobs that a worker process executes at once.")
+    var workerThreads = 2
+
     @Option(name: dashed("worker-cpus"), help: "Processors of the workers, as 0,2-3.")
     var workerCPUs: String?
 
@@ -106,6 +109,7 @@ struct BenchCommand: ParsableCommand {
             throw ValidationError("--duration and --seek-nexts must not be negative.")
         }
         guard (0...32).contains(workers) else { throw ValidationError("--workers must be 0 to 32.") }
+        guard (1...64).contains(workerThreads) else { throw ValidationError("--worker-threads must be 1 to 64.") }
         guard (0.01...1).contains(compressionRatio) else {
             throw ValidationError("--compression-ratio must be 0.01 to 1.")
         }
@@ -150,7 +154,7 @@ struct BenchCommand: ParsableCommand {
     private var workerArguments: [String]? {
         let roles = (offload?.roles ?? []) + (engine.readDelegation == .off ? [] : [.reads])
         guard !roles.isEmpty, workers > 0 else { return nil }
-        return ["--roles", roles.map(\.rawValue).joined(separator: ",")]
+        return ["--roles", roles.map(\.rawValue).joined(separator: ","), "--threads", "\(workerThreads)"]
             + (workerCPUs.map { ["--cpus", $0] } ?? []) + distance.arguments
     }
 
