@@ -30,6 +30,11 @@ final class CompactionScheduler {
         var hasLostPart = false
         var offloadedParts = 0
         var startedAt: UInt64
+        /// Whether the tables have their own names. From then on they stay: a manifest that could not be synced may
+        /// name them all the same.
+        var isInstalled = false
+        /// Committed, or given up.
+        var isConcluded = false
 
         var isOver: Bool { parts.allSatisfy { $0.ticket == nil && $0.direct == nil } }
     }
@@ -107,10 +112,13 @@ final class CompactionScheduler {
         var changed = try dropCoveredTables()
         var failure: EngineError?
         for index in running.indices { collect(&running[index]) }
-        for finished in running.filter(\.isOver) {
-            if let error = try conclude(finished) { failure = error } else { changed = true }
+        do {
+            // One whose commit throws stays, and is committed again.
+            defer { running.removeAll(where: \.isConcluded) }
+            for index in running.indices where running[index].isOver {
+                if let error = try conclude(&running[index]) { failure = error } else { changed = true }
+            }
         }
-        running.removeAll(where: \.isOver)
         guard monotonicNanoseconds() >= retryAt else { return (changed, failure) }
         while let compaction = pick() {
             if compaction.isTrivialMove {
@@ -269,22 +277,25 @@ final class CompactionScheduler {
     }
 
     /// Commits a finished compaction, or gives it up.
-    private func conclude(_ run: Running) throws(EngineError) -> EngineError? {
-        defer { run.compaction.setBusy(false) }
+    ///
+    /// - Throws: what the manifest throws. The compaction is neither done nor given up then.
+    private func conclude(_ run: inout Running) throws(EngineError) -> EngineError? {
         let results = run.parts.compactMap(\.result)
-        if run.failure == nil, run.hasLostPart {
-            discardTables(run)
-            return nil
-        }
-        let problem = run.failure ?? refusal(of: results, run) ?? installation(of: run)
-        if let problem {
-            discardTables(run)
-            if run.failure == nil, run.offloadedParts > 0 {
-                distrust.failed(isOwn: false, monotonicNanoseconds())
+        if !run.isInstalled {
+            if run.failure == nil, run.hasLostPart {
+                giveUp(&run)
                 return nil
             }
-            retryAt = monotonicNanoseconds() + CompactionScheduler.retryNanoseconds
-            return problem
+            if let problem = run.failure ?? refusal(of: results, run) ?? installation(of: run) {
+                giveUp(&run)
+                if run.failure == nil, run.offloadedParts > 0 {
+                    distrust.failed(isOwn: false, monotonicNanoseconds())
+                    return nil
+                }
+                retryAt = monotonicNanoseconds() + CompactionScheduler.retryNanoseconds
+                return problem
+            }
+            run.isInstalled = true
         }
         var edit = VersionEdit()
         for input in run.compaction.inputs { edit.deletedFiles += input.files.map { (input.level, $0.number) } }
@@ -292,7 +303,15 @@ final class CompactionScheduler {
         FaultPoint.beforeCommit.hit()
         try commit(edit)
         account(run, CompactionResult.joining(results))
+        run.compaction.setBusy(false)
+        run.isConcluded = true
         return nil
+    }
+
+    private func giveUp(_ run: inout Running) {
+        discardTables(run)
+        run.compaction.setBusy(false)
+        run.isConcluded = true
     }
 
     /// Removes what the parts have written. An executor that comes back finds its claim gone and does the same.

@@ -26,7 +26,8 @@ import Testing
         let store = TemporaryStore("merged\(placement.rawValue)")
         var model: [Int: [UInt8]] = [:]
         var snapshots: [(Snapshot, [Int: [UInt8]])] = []
-        let slow = DistantStorage(POSIXStorage(), latencyNanoseconds: 10_000_000, bytesPerSecond: 20 << 20)
+        let slow = FaultyStorage()
+        slow.delay(.create, path: "/sst/", milliseconds: 400)
         var database = try Database.open(store.path, options: Self.options(placement), storage: slow)
         func compare(_ what: String) throws {
             for number in 0..<Self.keys {
@@ -77,7 +78,8 @@ import Testing
     @Test func aDeathBetweenPlanAndCommitLosesNothing() throws {
         let store = TemporaryStore()
         for life in 0..<4 {
-            let slow = DistantStorage(POSIXStorage(), latencyNanoseconds: 30_000_000, bytesPerSecond: 10 << 20)
+            let slow = FaultyStorage()
+            slow.delay(.create, path: "/sst/", milliseconds: 400)
             let database = try Database.open(store.path, options: Self.options(.direct), storage: slow)
             for number in 0..<Self.keys where life > 0 {
                 #expect(try database.get(Self.key(number))?.first == UInt8(life - 1), "life \(life), key \(number)")

@@ -37,4 +37,32 @@ import Testing
         defer { abandon(reopened) }
         #expect(try NumberedHistory.contents(reopened) == history.model(after: 1))
     }
+
+    /// A manifest whose sync failed may hold the edit of a compaction all the same: the next owner needs its tables.
+    @Test(arguments: [EIO, ENOSPC]) func tablesThatTheManifestMayNameStay(code: Int32) throws {
+        let memory = MemoryStorage()
+        let storage = FaultyStorage(memory)
+        let history = NumberedHistory(seed: 5)
+        defer { history.forgetRegion(memory) }
+        var options = NumberedHistory.options
+        options.disableAutomaticCompaction = true
+        let database = try Database.open("/store", options: options, storage: storage)
+        for number in 1...12 {
+            try database.write(history.batch(number))
+            if number % 4 == 0 { try database.flush() }
+        }
+        storage.fail(.sync, path: "MANIFEST", times: .max, code: code)
+        #expect(throws: EngineError.self) { try database.compact() }
+        // The control plane meets the failure again, more than once.
+        for _ in 0..<5 {
+            usleep(100_000)
+            _ = try? database.flush()
+        }
+        abandon(database)
+        storage.heal()
+        let reopened = try Database.open("/store", options: NumberedHistory.options, storage: storage)
+        defer { abandon(reopened) }
+        #expect(try NumberedHistory.contents(reopened) == history.model(after: 12))
+        #expect(try reopened.verify().isEmpty)
+    }
 }

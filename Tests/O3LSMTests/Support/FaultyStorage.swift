@@ -18,6 +18,7 @@ final class FaultyStorage: Storage {
     private enum Effect {
         case fail(Int32)
         case cutShort
+        case delay(UInt32)
     }
 
     private struct Fault {
@@ -49,6 +50,11 @@ final class FaultyStorage: Storage {
         plan(Fault(operation: operation, path: path, remaining: at - 1, times: times, effect: .cutShort))
     }
 
+    /// Every such call takes longer.
+    func delay(_ operation: Operation, path: String? = nil, milliseconds: UInt32) {
+        plan(Fault(operation: operation, path: path, remaining: 0, times: .max, effect: .delay(milliseconds)))
+    }
+
     /// From now on everything works again.
     func heal() { state.withLock { $0.faults.removeAll() } }
 
@@ -78,6 +84,9 @@ final class FaultyStorage: Storage {
         switch effect {
         case .fail(let code): throw .io(operation: "\(operation)", path: path, code: code)
         case .cutShort: return true
+        case .delay(let milliseconds):
+            usleep(milliseconds * 1000)
+            return false
         case nil: return false
         }
     }
