@@ -22,10 +22,11 @@ enum FlushSchedule {
         /// Greatest number of L0 tables over one key, and how many start a compaction.
         var level0Depth: Int
         var level0Trigger: Int
+
+        /// Writers are slowed, and what frees memory soonest is best.
+        var isMemoryScarce: Bool { occupancy >= 0.6 }
     }
 
-    /// Beyond this occupancy writers are slowed, and what frees memory soonest is best.
-    private static let scarceOccupancy = 0.6
     /// Share of a memtable that a merge must be likely to save.
     private static let worthwhileSaving = 0.125
     private static let sampledKeys = 256
@@ -38,7 +39,7 @@ enum FlushSchedule {
     /// is not deep (reads of the others suffer most from one table more), unless memory is scarce; then the largest
     /// first, for the longest of a memtable's flushes decides when it is committed.
     static func order(_ candidates: [Candidate], _ situation: Situation) -> [Candidate] {
-        let minds = situation.occupancy < scarceOccupancy
+        let minds = !situation.isMemoryScarce
         func rank(_ candidate: Candidate) -> (Int, Int, Int, Int) {
             let isDeep = minds && candidate.level0Depth >= situation.level0Trigger
             return (candidate.age, isDeep ? 1 : 0, -candidate.bytes, candidate.index)
@@ -53,7 +54,7 @@ enum FlushSchedule {
     /// - Returns: at least 1.
     static func mergeCount(_ waiting: [Memtable], _ situation: Situation) -> Int {
         // One table for several memtables is written, and frees their memory, later than the first of several would be.
-        let most = situation.occupancy < scarceOccupancy ? FlushDescriptor.maximumSources : 2
+        let most = situation.isMemoryScarce ? 2 : FlushDescriptor.maximumSources
         var count = 1
         while count < min(waiting.count, most) {
             guard haveSameShards(waiting[0], waiting[count]),

@@ -174,16 +174,20 @@ final class ControlPlane: @unchecked Sendable {
         if loads.look({ NodeTable(context.region).attachedRows() }) {
             shared.withLock { $0.busyShares = loads.shares }
         }
-        executor.setWorkers(flush: nodes.hasWorkers(for: .flush), compaction: nodes.hasWorkers(for: .compaction))
+        let situation = flushSituation()
+        executor.setWorkers(
+            flush: nodes.hasWorkers(for: .flush), compaction: nodes.hasWorkers(for: .compaction),
+            isMemoryScarce: situation.isMemoryScarce)
         if let offload {
             let freed = try offload.step(
                 context.holder, flushBytesPerSecond: flushes.bytesPerSecond, backlogBytes: flushes.pendingBytes,
                 hasWorkers: nodes.hasWorkers(for: .flush))
             if freed { writes.roomFreed() }
         }
-        let situation = flushSituation()
         flushes.planSealedMemtables(situation)
+        let offloadedBefore = flushes.work.offloadedJobs
         let (committed, flushFailure) = try flushes.step(situation)
+        if flushes.work.offloadedJobs > offloadedBefore { executor.workerHasFlushed() }
         for memtable in committed { try log.flushed(through: memtable.lastSequence) }
         let manual = shared.withLock { shared in
             defer { shared.manual = [] }

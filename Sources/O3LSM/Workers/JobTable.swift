@@ -131,7 +131,7 @@ struct JobTable: @unchecked Sendable {
 
     // MARK: Executors
 
-    /// Takes a posted job of one of the kinds; nil when there is none. A descriptor whose checksum does not hold
+    /// Takes the oldest posted job of the kinds; nil when there is none. A descriptor whose checksum does not hold
     /// is marked failed and passed over.
     ///
     /// - Parameters:
@@ -140,7 +140,7 @@ struct JobTable: @unchecked Sendable {
     func claim(_ kinds: [JobKind], node: Int, isOwner: Bool, leastAgeNanoseconds: (JobKind) -> UInt64 = { _ in 0 })
         -> Claim?
     {
-        for slot in 0..<Job.count {
+        for slot in postedSlots {
             let current = load(slot)
             let row = address(slot)
             guard current.state == .posted,
@@ -172,6 +172,12 @@ struct JobTable: @unchecked Sendable {
             return claim
         }
         return nil
+    }
+
+    /// Oldest first: taken in the order of the table, a job far down would wait for as long as new ones come.
+    private var postedSlots: [Int] {
+        (0..<Job.count).map { (slot: $0, word: load($0)) }.filter { $0.word.state == .posted }
+            .sorted { $0.word.generation < $1.word.generation }.map(\.slot)
     }
 
     /// Whether the job is still the executor's. Once false it stays false.

@@ -18,9 +18,14 @@ final class LocalExecutor: Sendable {
     private let flushGrace = Atomic<UInt64>(0)
     private let compactionGrace = Atomic<UInt64>(0)
 
-    /// With workers alive, flushes that wait longer than a lease show that all of them are slow; compactions may
-    /// queue for a while.
+    /// When a worker last finished a flush, and whether DM has little room left.
+    private let lastWorkerFlush = Atomic<UInt64>(0)
+    private let isMemoryScarce = Atomic<Bool>(false)
+
+    /// With workers alive, flushes that wait longer than a lease while none is finished show that all of them are slow;
+    /// those of workers that get on may queue longer, as long as there is room, and compactions for a while.
     private let leaseNanoseconds: UInt64
+    private static let leasesForQueuedFlushes: UInt64 = 4
     private static let leasesForCompactions: UInt64 = 10
 
     init(
@@ -39,8 +44,14 @@ final class LocalExecutor: Sendable {
         for index in 0..<compactionThreads { try addThread("o3-compact-\(index)", .compaction) }
     }
 
+    /// Control plane: a worker has finished a flush.
+    func workerHasFlushed() { lastWorkerFlush.store(monotonicNanoseconds(), ordering: .relaxed) }
+
     /// Control plane: whether workers take jobs of each kind off this process's hands.
-    func setWorkers(flush: Bool, compaction: Bool) {
+    ///
+    /// - Parameter isMemoryScarce: writers wait for flushes, whoever executes them.
+    func setWorkers(flush: Bool, compaction: Bool, isMemoryScarce: Bool) {
+        self.isMemoryScarce.store(isMemoryScarce, ordering: .relaxed)
         let flushGrace = flush ? leaseNanoseconds : 0
         let compactionGrace = compaction ? leaseNanoseconds * LocalExecutor.leasesForCompactions : 0
         let hadFlush = self.flushGrace.exchange(flushGrace, ordering: .relaxed)
@@ -70,7 +81,7 @@ final class LocalExecutor: Sendable {
         while !isStopping.load(ordering: .acquiring) {
             let ticket = jobs.postedTicket
             let claim = jobs.claim([kind], node: node, isOwner: true) { kind in
-                kind == .flush ? flushGrace.load(ordering: .relaxed) : compactionGrace.load(ordering: .relaxed)
+                kind == .flush ? patienceForFlushes() : compactionGrace.load(ordering: .relaxed)
             }
             if let claim {
                 nodes.countJob(node, 1)
@@ -80,6 +91,14 @@ final class LocalExecutor: Sendable {
                 jobs.waitForPost(since: ticket, milliseconds: 500)
             }
         }
+    }
+
+    private func patienceForFlushes() -> UInt64 {
+        let grace = flushGrace.load(ordering: .relaxed)
+        guard grace > 0, !isMemoryScarce.load(ordering: .relaxed),
+            monotonicNanoseconds() &- lastWorkerFlush.load(ordering: .relaxed) < grace
+        else { return grace }
+        return grace * LocalExecutor.leasesForQueuedFlushes
     }
 
     private func execute(_ claim: JobTable.Claim) {

@@ -24,6 +24,18 @@ import Testing
         #expect(!jobs.isHeld(claim))
     }
 
+    /// New jobs come into the first free slots: the old ones behind them must not wait for ever.
+    @Test func theOldestJobIsTakenFirst() throws {
+        let (jobs, _) = try table()
+        let tickets = try (1...3).map { try #require(jobs.post(.flush, descriptor: [UInt8($0)])) }
+        jobs.release(tickets[0])
+        let newest = try #require(jobs.post(.flush, descriptor: [4]))
+        #expect(newest.slot == tickets[0].slot)
+        for expected: UInt8 in [2, 3, 4] {
+            #expect(try #require(jobs.claim([.flush], node: 1, isOwner: false)).descriptor == [expected])
+        }
+    }
+
     @Test func aLateAnswerIsRefused() throws {
         let (jobs, _) = try table()
         let first = try #require(jobs.post(.flush, descriptor: [1]))

@@ -59,7 +59,7 @@ import Testing
         // As a stopped worker would, a row that lives claims all flushes and does not answer.
         let region = database.core.region
         let node = try #require(NodeTable(region).attach(role: .worker, roles: [.flush], capacity: 4))
-        database.core.executor.setWorkers(flush: true, compaction: true)
+        database.core.executor.setWorkers(flush: true, compaction: true, isMemoryScarce: false)
         let jobs = JobTable(region)
         let isOver = Atomic<Bool>(false)
         let thief = try BackgroundThread("test-thief") {
