@@ -7,11 +7,13 @@
 #include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -78,4 +80,63 @@ int o3_S_ISLNK(uint32_t mode) { return S_ISLNK(mode); }
 int o3_fuse_clone(int fd, int session_fd) {
     uint32_t source = (uint32_t)session_fd;
     return ioctl(fd, _IOR(229, 0, uint32_t), &source) == -1 ? -errno : 0;
+}
+
+int o3_memfd_create(const char *name) {
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int o3_socket_pair(int32_t ends[2]) {
+    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0 ? 0 : -errno;
+}
+
+union rights {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(o3_maximum_descriptors * sizeof(int32_t))];
+};
+
+int64_t o3_send_descriptors(int socket, const void *bytes, size_t length, const int32_t *descriptors, int32_t count) {
+    if (count < 0 || count > o3_maximum_descriptors) return -EINVAL;
+    struct iovec piece = {(void *)bytes, length};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+    union rights rights;
+    memset(&rights, 0, sizeof rights);
+    if (count > 0) {
+        message.msg_control = rights.bytes;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int32_t));
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(count * sizeof(int32_t));
+        memcpy(CMSG_DATA(header), descriptors, count * sizeof(int32_t));
+    }
+    ssize_t sent;
+    do sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+}
+
+int64_t o3_receive_descriptors(int socket, void *bytes, size_t length, int32_t *descriptors, int32_t *count) {
+    struct iovec piece = {bytes, length};
+    union rights rights;
+    struct msghdr message = {
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = rights.bytes, .msg_controllen = sizeof rights};
+    ssize_t received;
+    do received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    while (received < 0 && errno == EINTR);
+    int32_t room = *count;
+    *count = 0;
+    if (received < 0) return -errno;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        int32_t found = (int32_t)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int32_t));
+        for (int32_t index = 0; index < found; index++) {
+            int32_t descriptor;
+            memcpy(&descriptor, CMSG_DATA(header) + index * sizeof descriptor, sizeof descriptor);
+            if (*count < room) descriptors[(*count)++] = descriptor;
+            else close(descriptor);
+        }
+    }
+    return message.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -EMSGSIZE : received;
 }

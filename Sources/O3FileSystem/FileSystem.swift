@@ -30,6 +30,9 @@ public final class FileSystem: Sendable {
         public var rootPermissions: UInt32 = 0o755
         /// The kernel still counts files that an earlier process looked up for it: keep orphans.
         public var continuesEarlierMount = false
+        /// How many processes have served the mount before this one; nil: nobody goes on with it after this one
+        /// either, and no request is remembered.
+        public var generation: UInt64?
         /// Inode rows kept in memory, at about 150 bytes each; 0 for none.
         public var cachedInodes = 65_536
         /// Links a file may have before EMLINK.
@@ -50,6 +53,7 @@ public final class FileSystem: Sendable {
     let cache: InodeCache
     let lookups = LookupCounts()
     let listings = ListingCache()
+    let outcomes: OutcomeLog
     let allocator: InodeAllocator
     /// Held while a directory changes its parent, so that the way from any directory up to the root
     /// stays what it is while it is walked. Taken before stripes.
@@ -70,12 +74,20 @@ public final class FileSystem: Sendable {
         nameHash = superblock.nameHash
         cache = InodeCache(capacity: options.cachedInodes)
         allocator = InodeAllocator(superblock, store: store)
+        outcomes = try OutcomeLog(store, generation: options.generation, mayWrite: options.formatIfEmpty)
         firstCounted = options.continuesEarlierMount ? superblock.nextInode : 0
         if !options.continuesEarlierMount { try reclaimOrphans() }
     }
 
     /// Gives back the inode numbers reserved but unused. Call last; the store stays open.
     public func close() throws(FileSystemError) { try allocator.close() }
+
+    /// Whether an earlier process of the mount has done what the request asks for. Only operations that take a
+    /// request are remembered; one that was done answers as a look at its result does.
+    public func isDone(_ request: RequestTicket) -> Bool { outcomes.isDone(request) }
+
+    /// Forgets the requests that earlier processes have done: each was answered.
+    public func forgetEarlierRequests() throws(FileSystemError) { try outcomes.forgetEarlier(store) }
 
     /// fsync, fdatasync, syncfs: everything that was done before survives power loss.
     public func sync() throws(FileSystemError) {

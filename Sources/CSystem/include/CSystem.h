@@ -60,6 +60,8 @@ int o3_sync_file_range(int fd, int64_t offset, int64_t length);
 int o3_syncfs(int fd);
 int o3_renameat2(const char *from, const char *to, uint32_t flags);
 int64_t o3_getrandom(void *buffer, size_t length);
+/// A file in memory without a name, closed on exec. Returns its descriptor, or -errno.
+int o3_memfd_create(const char *name);
 
 int o3_S_ISREG(uint32_t mode);
 int o3_S_ISDIR(uint32_t mode);
@@ -69,6 +71,19 @@ int o3_S_ISLNK(uint32_t mode);
 
 /// FUSE_DEV_IOC_CLONE: makes `fd` a further channel of the session behind `session_fd`. 0 or -errno.
 int o3_fuse_clone(int fd, int session_fd);
+
+// MARK: Descriptors through a Unix socket (SCM_RIGHTS)
+
+enum { o3_maximum_descriptors = 80 };
+/// Sends one message of a SOCK_SEQPACKET socket, with up to `o3_maximum_descriptors` descriptors. Returns the
+/// bytes sent, or -errno.
+int64_t o3_send_descriptors(int socket, const void *bytes, size_t length, const int32_t *descriptors, int32_t count);
+/// Waits for one message. Its descriptors, closed on exec, are put into `descriptors` and counted in `count`, which
+/// holds the room there on entry; what has no room is closed. Returns the bytes received (0: the other end is
+/// gone), or -errno; -EMSGSIZE for a message that was cut.
+int64_t o3_receive_descriptors(int socket, void *bytes, size_t length, int32_t *descriptors, int32_t *count);
+/// A pair of connected SOCK_SEQPACKET sockets, closed on exec. Returns 0 or -errno.
+int o3_socket_pair(int32_t ends[2]);
 
 // MARK: CRC32C (Castagnoli) by instruction
 

@@ -13,7 +13,7 @@ func makeOperationTable() -> fuse_lowlevel_ops {
     var table = fuse_lowlevel_ops()
     table.`init` = { _, connection in
         guard let connection else { return }
-        Worker.current.session.negotiate(&connection.pointee)
+        Worker.current.options.negotiate(&connection.pointee)
     }
     addNameOperations(&table)
     addNodeOperations(&table)

@@ -16,8 +16,12 @@ public struct RequestContext: Sendable {
     public let pid: Int32
     /// Already applied to modes by the kernel.
     public let umask: UInt32
-    /// The kernel's number of this request: unique during the life of a mount.
+    /// The kernel's number of this request: unique during the life of a mount, and the same when it is sent again.
     public let unique: UInt64
+    /// Which of the session's threads serves it: each serves one request at a time.
+    public var thread = 0
+    /// It was sent before, to a process that has left no answer, but may have done what it asks for.
+    public var isResent = false
 }
 
 /// Seconds since 1970 (negative before) and 0 …< 1,000,000,000 nanoseconds.

@@ -22,6 +22,12 @@ public final class Session: @unchecked Sendable {
 
     let handle: OpaquePointer
     private let transport: any Transport
+    /// Threads that serve.
+    private let workerCount: Int
+    /// What another process needs to go on with the session; nil if `SessionOptions.outlivesProcess` is not set,
+    /// or the kernel cannot send requests again. The descriptors stay this object's.
+    public let held: HeldSession?
+    private let resends = ResendWatch()
     private let gate: ReaderGate
     private let stopping = Atomic<Bool>(false)
     private let state = Mutex(State())
@@ -32,6 +38,7 @@ public final class Session: @unchecked Sendable {
         var counters: [RequestCounters] = []
         var finished = 0
         var unmountRequested = false
+        var isLeaving = false
         var failure: Errno?
     }
 
@@ -47,20 +54,67 @@ public final class Session: @unchecked Sendable {
         self.operations = operations
         self.options = options
         self.gate = ReaderGate(workers: options.workerCount)
+        self.workerCount = options.workerCount
         self.handle = try makeHandle(options)
         guard fuse_session_mount(handle, self.mountPoint) == 0 else {
             fuse_session_destroy(handle)
             throw .message(LibraryLog.shared.takeLast() ?? "cannot mount at \(mountPoint)")
         }
-        self.transport = DeviceTransport(sessionDescriptor: fuse_session_fd(handle))
+        let descriptor = fuse_session_fd(handle)
+        let device = DeviceTransport(sessionDescriptor: descriptor)
+        let first = RecordingChannel(DeviceChannel(descriptor: descriptor, ownsDescriptor: false))
+        // What the initializer must have set before a method can be called.
+        var prepared: (transport: any Transport, held: HeldSession?) = (device, nil)
         do throws(SessionError) {
-            try redirectAnswers()
-            try exchangeInitialization()
+            try redirectAnswers(of: handle, to: descriptor)
+            try exchangeInitialization(handle, operations, options, first)
+            if options.outlivesProcess, Resend.isOffered(in: first.request) {
+                var channels: [Int32] = []
+                for _ in 0..<options.workerCount { channels.append(try DeviceTransport.clone(of: descriptor)) }
+                prepared.transport = HeldTransport(sessionDescriptor: descriptor, channels: channels[...])
+                prepared.held = HeldSession(
+                    descriptors: [descriptor] + channels, mountPoint: self.mountPoint, initialization: first.request,
+                    agreement: first.answer)
+            }
         } catch {
-            // From here on the end of the object destroys the handle.
             fuse_session_unmount(handle)
+            fuse_session_destroy(handle)
             throw error
         }
+        (transport, held) = prepared
+    }
+
+    /// Goes on with a session that another process has left, by dying or by `leave`, and takes over its
+    /// descriptors. What the kernel had sent to that process and got no answer to it sends again, with
+    /// `RequestContext.isResent` set, before anything new.
+    ///
+    /// Throws when this program would have agreed with the kernel on something else than its predecessor did:
+    /// the kernel cannot be asked twice.
+    public init(
+        _ operations: any FileSystemOperations, resuming held: HeldSession, _ options: SessionOptions
+    ) throws(SessionError) {
+        guard held.descriptors.count >= HeldSession.minimumDescriptors else {
+            throw .message("a session that is taken over needs a descriptor for itself and one for a thread")
+        }
+        self.operations = operations
+        self.options = options
+        self.held = held
+        mountPoint = held.mountPoint
+        workerCount = held.descriptors.count - 1
+        gate = ReaderGate(workers: workerCount)
+        handle = try makeHandle(options)
+        let descriptor = held.descriptors[0]
+        transport = HeldTransport(sessionDescriptor: descriptor, channels: held.descriptors[1...])
+        let first = ReplayChannel(held.initialization)
+        // From here on the end of the object destroys the handle.
+        try redirectAnswers(of: handle, to: descriptor)
+        try exchangeInitialization(handle, operations, options, first)
+        guard first.answer == held.agreement else {
+            throw .message(
+                "this program wants to talk to the kernel otherwise than the one that made the mount: unmount, "
+                    + "then mount again")
+        }
+        try Resend.request(on: descriptor)
     }
 
     deinit { fuse_session_destroy(handle) }
@@ -71,7 +125,7 @@ public final class Session: @unchecked Sendable {
     public func start() throws(SessionError) {
         operations.start()
         var channels: [any Channel] = []
-        for _ in 0..<options.workerCount { channels.append(try transport.makeChannel()) }
+        for _ in 0..<workerCount { channels.append(try transport.makeChannel()) }
         for (index, channel) in channels.enumerated() {
             let start = Unmanaged.passRetained(WorkerStart(session: self, channel: channel, index: index))
             var thread = pthread_t()
@@ -83,7 +137,7 @@ public final class Session: @unchecked Sendable {
             }
             state.withLock { $0.threads.append(thread) }
         }
-        if options.workerCount > 1 { try startSupervisor() }
+        if workerCount > 1 { try startSupervisor() }
         raiseReadAhead()
     }
 
@@ -93,6 +147,10 @@ public final class Session: @unchecked Sendable {
     public func wait() -> Errno? {
         for thread in state.withLock({ $0.threads }) { pthread_join(thread, nil) }
         if let supervisor = state.withLock({ $0.supervisor }) { pthread_join(supervisor, nil) }
+        if state.withLock({ $0.isLeaving && $0.failure == nil }), !isClosed {
+            operations.stop()
+            return nil
+        }
         // A connection that was cut leaves a dead mount in the tree.
         if MountTable.isMounted(mountPoint, device: device) { MountTable.detach(mountPoint) }
         fuse_session_unmount(handle)
@@ -113,6 +171,29 @@ public final class Session: @unchecked Sendable {
         gate.finish()
         kickWorkers()
     }
+
+    /// Lets `wait` return without unmounting, when what was taken from the kernel is answered: another process
+    /// goes on with `held`. Any thread.
+    public func leave() {
+        let first = state.withLock { state in
+            defer { state.isLeaving = true }
+            return !state.isLeaving && !state.unmountRequested
+        }
+        guard first else { return }
+        stopping.store(true, ordering: .releasing)
+        gate.finish()
+        kickWorkers()
+    }
+
+    /// Whether a request that was sent again may still be unanswered: for certain if asked twice, a second apart.
+    /// Any thread, while the session lives.
+    public var hasOpenResends: Bool { resends.areOpen { transport.hasPendingRequest() } }
+
+    /// Whether a thread found the mount gone.
+    private let sawEnd = Atomic<Bool>(false)
+    private var isClosed: Bool { sawEnd.load(ordering: .acquiring) }
+    /// Whether the session was left to another process: it is still mounted. For the time after `wait`.
+    public var isLeft: Bool { state.withLock { $0.isLeaving && $0.failure == nil } && !isClosed }
 
     /// What the kernel calls the mount's device, once `start` has returned.
     private let deviceNumber = Atomic<UInt64>(0)
@@ -158,7 +239,9 @@ public final class Session: @unchecked Sendable {
         allowInterruption()
         let counters = RequestCounters()
         state.withLock { $0.counters.append(counters) }
-        let worker = Worker(session: self, channel: channel, counters: counters)
+        let worker = Worker(
+            handle: handle, operations: operations, options: options, channel: channel, index: index,
+            counters: counters, resends: resends)
         worker.attach()
         defer {
             worker.detach()
@@ -172,7 +255,9 @@ public final class Session: @unchecked Sendable {
             guard !stopping.load(ordering: .acquiring) else { return }
             switch worker.serveOne(gate) {
             case .request, .nothing: continue
-            case .closed: return
+            case .closed:
+                sawEnd.store(true, ordering: .releasing)
+                return
             case .failed(let error):
                 state.withLock { $0.failure = $0.failure ?? error }
                 return
@@ -200,55 +285,6 @@ public final class Session: @unchecked Sendable {
     }
 
     // MARK: Setting up
-
-    /// Agrees on what both sides can do (the `init` operation).
-    func negotiate(_ connection: inout fuse_conn_info) {
-        var wanted =
-            FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS
-            | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT
-            | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_EXPLICIT_INVAL_DATA
-        if options.writebackCache { wanted |= FUSE_CAP_WRITEBACK_CACHE }
-        connection.want = connection.capable & UInt32(bitPattern: Int32(wanted))
-        connection.max_write = UInt32(options.maximumWriteBytes)
-        // libfuse wants the mount option repeated.
-        connection.max_read = options.mountOptions.last { $0.hasPrefix("max_read=") }
-            .flatMap { UInt32($0.dropFirst("max_read=".count)) } ?? 0
-        connection.max_background = UInt32(options.maximumBackground)
-        connection.congestion_threshold = UInt32(max(1, options.maximumBackground * 3 / 4))
-        connection.time_gran = 1
-    }
-
-    /// Makes libfuse write answers through the calling thread's worker instead of the session's descriptor.
-    private func redirectAnswers() throws(SessionError) {
-        var redirection = fuse_custom_io()
-        redirection.writev = { _, pieces, count, _ in
-            guard let pieces else { return -1 }
-            return Worker.current.send(pieces, count)
-        }
-        redirection.read = { descriptor, buffer, length, _ in read(descriptor, buffer, length) }
-        let result = fuse_session_custom_io(handle, &redirection, fuse_session_fd(handle))
-        guard result == 0 else { throw .system("libfuse refused the transport", Errno(-result)) }
-    }
-
-    /// Answers the first request of every mount here, so that a mount that cannot work fails at once.
-    private func exchangeInitialization() throws(SessionError) {
-        let channel = DeviceChannel(descriptor: fuse_session_fd(handle), ownsDescriptor: false)
-        let worker = Worker(session: self, channel: channel)
-        worker.attach()
-        defer { worker.detach() }
-        while true {
-            switch worker.serveOne() {
-            case .request:
-                guard fuse_session_exited(handle) == 0 else {
-                    throw .message(LibraryLog.shared.takeLast() ?? "the kernel's FUSE protocol does not fit")
-                }
-                if worker.isInitialized { return }
-            case .nothing: continue
-            case .closed: throw .message("the mount at \(mountPoint) was removed while it was set up")
-            case .failed(let error): throw .system("cannot read from /dev/fuse", error)
-            }
-        }
-    }
 
     private func raiseReadAhead() {
         guard let number = MountTable.device(of: mountPoint) else { return }

@@ -20,6 +20,10 @@ public struct SessionOptions: Sendable {
     /// changes. Saves one message before the first write to each file, and before each without it.
     public var clearsPrivilegesWhenTold = false
 
+    /// Prepare the session for being gone on with by another process when this one dies (`Session.held`), where
+    /// the kernel can do that.
+    public var outlivesProcess = false
+
     public init() {}
 
     var workerCount: Int { max(1, min(threads, 64)) }

@@ -11,7 +11,7 @@ private let workerKey: pthread_key_t = {
 /// A thread that takes requests from its channel, lets libfuse decode each, and runs the file system's
 /// answer to it. Everything here belongs to that one thread.
 final class Worker {
-    unowned let session: Session
+    let options: SessionOptions
     let operations: any FileSystemOperations
     let channel: any Channel
     let readReply = ReadReply()
@@ -24,7 +24,13 @@ final class Worker {
     private var opcode: UInt32 = 0
     private var offeredFlags: UInt32 = 0
     private var unique: UInt64 = 0
+    private var isResent = false
+    /// Number of the thread among those of its session.
+    private let index: Int
+    private let resends: ResendWatch?
     private let counters: RequestCounters
+    /// libfuse's session, which the caller keeps alive.
+    private let handle: OpaquePointer
 
     private let memory: UnsafeMutableRawBufferPointer
     /// Where requests are read to: placed so that the data of a write lies page-aligned, which lets the
@@ -35,13 +41,22 @@ final class Worker {
     private static let headerBytes = MemoryLayout<fuse_in_header>.size
     private static let writeHeaderBytes = headerBytes + MemoryLayout<fuse_write_in>.size
 
-    init(session: Session, channel: any Channel, counters: RequestCounters = RequestCounters()) {
+    init(
+        handle: OpaquePointer, operations: any FileSystemOperations, options: SessionOptions, channel: any Channel,
+        index: Int = 0, counters: RequestCounters = RequestCounters(), resends: ResendWatch? = nil
+    ) {
+        self.index = index
+        self.resends = resends
         self.counters = counters
-        self.session = session
-        self.operations = session.operations
+        self.handle = handle
+        self.options = options
+        self.operations = operations
         self.channel = channel
-        let capacity = session.options.maximumWriteBytes + 2 * Self.pageBytes
+        let capacity = options.maximumWriteBytes + 2 * Self.pageBytes
         memory = .allocate(byteCount: capacity, alignment: Self.pageBytes)
+        // Present and kept so: a kill while the kernel waits for a page of it fails the request that it copies.
+        memory.initializeMemory(as: UInt8.self, repeating: 0)
+        if options.outlivesProcess, let base = memory.baseAddress { mlock(base, capacity) }
         buffer = UnsafeMutableRawBufferPointer(rebasing: memory[(Self.pageBytes - Self.writeHeaderBytes)...])
     }
 
@@ -71,10 +86,12 @@ final class Worker {
 
     func context(of request: fuse_req_t) -> RequestContext {
         guard let context = fuse_req_ctx(request)?.pointee else {
-            return RequestContext(uid: 0, gid: 0, pid: 0, umask: 0, unique: unique)
+            return RequestContext(
+                uid: 0, gid: 0, pid: 0, umask: 0, unique: unique, thread: index, isResent: isResent)
         }
         return RequestContext(
-            uid: context.uid, gid: context.gid, pid: context.pid, umask: UInt32(context.umask), unique: unique)
+            uid: context.uid, gid: context.gid, pid: context.pid, umask: UInt32(context.umask), unique: unique,
+            thread: index, isResent: isResent)
     }
 
     /// libfuse's way out for every answer (`fuse_custom_io.writev`).
@@ -92,14 +109,18 @@ final class Worker {
         guard count >= Self.headerBytes else { return }
         opcode = buffer.load(fromByteOffset: 4, as: UInt32.self)
         unique = buffer.load(fromByteOffset: 8, as: UInt64.self)
+        isResent = unique & Resend.uniqueBit != 0
+        unique &= ~Resend.uniqueBit
+        resends?.begin(isResent: isResent, opcode)
         readFlags(count)
         var message = fuse_buf()
         message.size = count
         message.mem = buffer.baseAddress
         message.fd = -1
         let start = monotonicNanoseconds()
-        fuse_session_process_buf(session.handle, &message)
+        fuse_session_process_buf(handle, &message)
         counters.add(opcode, nanoseconds: monotonicNanoseconds() - start)
+        resends?.end(isResent: isResent)
     }
 
     /// Notes what libfuse drops: who must lose set-user-ID bits, and what the kernel offers at the start.
@@ -125,7 +146,7 @@ final class Worker {
     private func amendInitialization(_ pieces: UnsafeMutablePointer<iovec>, _ count: Int32) {
         isInitialized = count >= 2
         let flag = UInt32(FUSE_HANDLE_KILLPRIV_V2)
-        guard session.options.clearsPrivilegesWhenTold, offeredFlags & flag != 0, count >= 2,
+        guard options.clearsPrivilegesWhenTold, offeredFlags & flag != 0, count >= 2,
             let answer = pieces[1].iov_base, pieces[1].iov_len >= 16
         else { return }
         let flags = answer.loadUnaligned(fromByteOffset: 12, as: UInt32.self)

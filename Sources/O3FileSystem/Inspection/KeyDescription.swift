@@ -1,7 +1,7 @@
 import O3LSM
 
 /// Keys of rows as people read them, and back: `superblock`, `inode 5`, `orphan 5`, `dentry 1/"etc"`,
-/// `xattr 5/"user.note"`, `data 5/block 0`. Bytes of a name that are not printable ASCII, quotes and
+/// `xattr 5/"user.note"`, `data 5/block 0`, `request 2/slot 0`. Bytes of a name that are not printable ASCII, quotes and
 /// backslashes are written `\xNN`. A key that no row has is written in hexadecimal.
 public enum KeyDescription {
     public static func describe(_ key: UnsafeRawBufferPointer) -> String {
@@ -9,6 +9,7 @@ public enum KeyDescription {
         case .superblock?: return "superblock"
         case .inode(let number)?: return "inode \(number)"
         case .orphan(let number)?: return "orphan \(number)"
+        case .request(let generation, let slot)?: return "request \(generation)/slot \(slot)"
         case .data(let number, let block)?: return "data \(number)/block \(block)"
         case .dentry(let parent, _, let name)?: return dentry(parent, name)
         case .extendedAttribute(let number, let name)?: return "xattr \(number)/\(quoted(name))"
@@ -72,6 +73,9 @@ public enum KeyDescription {
         case "data":
             guard parts[1].hasPrefix("block "), let block = UInt64(parts[1].dropFirst(6)) else { return nil }
             return RowKey.data(number, block: block).bytes
+        case "request":
+            guard parts[1].hasPrefix("slot "), let slot = UInt16(parts[1].dropFirst(5)) else { return nil }
+            return RowKey.request(generation: number, slot: slot).bytes
         case "dentry":
             guard let name = unquoted(parts[1]), isNameLength(name.count) else { return nil }
             return name.withUnsafeBytes { NameKey(dentryOf: number, hash: nameHash($0), $0).bytes }

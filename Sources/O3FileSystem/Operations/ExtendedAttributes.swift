@@ -13,7 +13,8 @@ extension FileSystem {
         _ inode: InodeNumber,
         _ name: UnsafeRawBufferPointer,
         _ value: UnsafeRawBufferPointer,
-        mode: ExtendedAttributeMode = .createOrReplace
+        mode: ExtendedAttributeMode = .createOrReplace,
+        request: RequestTicket? = nil
     ) throws(FileSystemError) {
         try checkAttribute(name)
         guard value.count <= Self.maximumAttributeBytes else { throw .posix(E2BIG) }
@@ -31,6 +32,7 @@ extension FileSystem {
         row.changeTime = options.clock()
         let batch = locks.batch(stripe)
         batch.put(key, value)
+        outcomes.note(request, in: batch)
         try commit(batch, inode, row)
     }
 
@@ -67,7 +69,8 @@ extension FileSystem {
     /// ENODATA when there is none.
     public func removeExtendedAttribute(
         _ inode: InodeNumber,
-        _ name: UnsafeRawBufferPointer
+        _ name: UnsafeRawBufferPointer,
+        request: RequestTicket? = nil
     ) throws(FileSystemError) {
         try checkAttribute(name)
         let stripe = locks.stripe(of: inode)
@@ -79,6 +82,7 @@ extension FileSystem {
         row.changeTime = options.clock()
         let batch = locks.batch(stripe)
         batch.delete(key)
+        outcomes.note(request, in: batch)
         try commit(batch, inode, row)
     }
 

@@ -8,7 +8,8 @@ extension FileSystem {
         _ inode: InodeNumber,
         in parent: InodeNumber,
         _ name: UnsafeRawBufferPointer,
-        retain: Bool = false
+        retain: Bool = false,
+        request: RequestTicket? = nil
     ) throws(FileSystemError) -> Attributes {
         try checkNew(name)
         var stripes = StripeSet()
@@ -33,6 +34,7 @@ extension FileSystem {
         directory.addEntry(isDirectory: false, now)
         batch.put(key, Dentry(inode: inode, type: row.type))
         batch.put(.inode(inode), row)
+        outcomes.note(request, in: batch)
         if retain { lookups.retain(inode) }
         do throws(FileSystemError) {
             try commit(batch, parent, directory)
@@ -46,21 +48,30 @@ extension FileSystem {
     }
 
     /// Removes a name of a file that is no directory (EISDIR).
-    public func unlink(in parent: InodeNumber, _ name: UnsafeRawBufferPointer) throws(FileSystemError) {
-        try remove(parent, name, directory: false)
+    public func unlink(
+        in parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        request: RequestTicket? = nil
+    ) throws(FileSystemError) {
+        try remove(parent, name, directory: false, request)
     }
 
     /// Removes an empty directory. ENOTDIR, ENOTEMPTY; EINVAL for ".".
-    public func removeDirectory(in parent: InodeNumber, _ name: UnsafeRawBufferPointer) throws(FileSystemError) {
+    public func removeDirectory(
+        in parent: InodeNumber,
+        _ name: UnsafeRawBufferPointer,
+        request: RequestTicket? = nil
+    ) throws(FileSystemError) {
         if isDot(name) { throw .invalid }
         if isDotDot(name) { throw .posix(ENOTEMPTY) }
-        try remove(parent, name, directory: true)
+        try remove(parent, name, directory: true, request)
     }
 
     private func remove(
         _ parent: InodeNumber,
         _ name: UnsafeRawBufferPointer,
-        directory wantsDirectory: Bool
+        directory wantsDirectory: Bool,
+        _ request: RequestTicket?
     ) throws(FileSystemError) {
         guard name.count <= NameKey.maximumNameLength else { throw .posix(ENAMETOOLONG) }
         let parentStripe = locks.stripe(of: parent)
@@ -79,7 +90,7 @@ extension FileSystem {
             if !locks.isOnlyLocked(parentStripe, since: version) {
                 guard try fetchDentry(parent, name) == dentry else { continue }
             }
-            return try remove(parent, name, dentry, stripes, wantsDirectory)
+            return try remove(parent, name, dentry, stripes, wantsDirectory, request)
         }
     }
 
@@ -89,7 +100,8 @@ extension FileSystem {
         _ name: UnsafeRawBufferPointer,
         _ dentry: Dentry,
         _ stripes: StripeSet,
-        _ wantsDirectory: Bool
+        _ wantsDirectory: Bool,
+        _ request: RequestTicket?
     ) throws(FileSystemError) {
         if wantsDirectory {
             guard dentry.type == .directory else { throw .notDirectory }
@@ -105,6 +117,7 @@ extension FileSystem {
         batch.delete(dentryKey(parent, name))
         directory.removeEntry(isDirectory: wantsDirectory, now)
         let survives = dropName(dentry.inode, &row, now, batch)
+        outcomes.note(request, in: batch)
         do throws(FileSystemError) {
             try commit(batch, parent, directory)
         } catch {

@@ -40,6 +40,7 @@ extension FileSystem {
 
     /// The file that `name` in `parent` stands for; "." and ".." are understood. ENOENT, ENOTDIR, ENAMETOOLONG.
     /// With `retain`, the file's lookup count is raised by one (as by every method with that parameter).
+    /// Methods with the parameter `request` remember that they have done it (`isDone`).
     public func lookup(
         _ parent: InodeNumber,
         _ name: UnsafeRawBufferPointer,
@@ -100,7 +101,8 @@ extension FileSystem {
         _ name: UnsafeRawBufferPointer,
         permissions: UInt32,
         owner: Owner,
-        retain: Bool = false
+        retain: Bool = false,
+        request: RequestTicket? = nil
     ) throws(FileSystemError) -> Attributes {
         try makeEntry(
             parent,
@@ -110,7 +112,8 @@ extension FileSystem {
             owner,
             target: nil,
             exclusive: true,
-            retain
+            retain,
+            request
         )
     }
 
@@ -121,7 +124,8 @@ extension FileSystem {
         mode: UInt32,
         rdev: UInt32 = 0,
         owner: Owner,
-        retain: Bool = false
+        retain: Bool = false,
+        request: RequestTicket? = nil
     ) throws(FileSystemError) -> Attributes {
         let full = (mode & S_IFMT == 0 ? S_IFREG : 0) | mode & 0o177777
         guard let type = FileType(mode: full), type != .directory, type != .symbolicLink else { throw .invalid }
@@ -134,7 +138,8 @@ extension FileSystem {
             owner,
             target: nil,
             exclusive: true,
-            retain
+            retain,
+            request
         )
     }
 
@@ -155,7 +160,8 @@ extension FileSystem {
             owner,
             target: nil,
             exclusive: exclusive,
-            retain
+            retain,
+            nil
         )
     }
 
@@ -165,7 +171,8 @@ extension FileSystem {
         _ name: UnsafeRawBufferPointer,
         target: UnsafeRawBufferPointer,
         owner: Owner,
-        retain: Bool = false
+        retain: Bool = false,
+        request: RequestTicket? = nil
     ) throws(FileSystemError) -> Attributes {
         guard target.count > 0 else { throw .notFound }
         guard target.count < Int(PATH_MAX) else { throw .posix(ENAMETOOLONG) }
@@ -177,7 +184,8 @@ extension FileSystem {
             owner,
             target: target,
             exclusive: true,
-            retain
+            retain,
+            request
         )
     }
 
@@ -231,7 +239,8 @@ extension FileSystem {
         _ owner: Owner,
         target: UnsafeRawBufferPointer?,
         exclusive: Bool,
-        _ retain: Bool
+        _ retain: Bool,
+        _ request: RequestTicket?
     ) throws(FileSystemError) -> Attributes {
         try checkNew(name)
         let stripe = locks.stripe(of: parent)
@@ -266,6 +275,7 @@ extension FileSystem {
         }
         batch.put(key, Dentry(inode: number, type: row.type))
         batch.put(.inode(number), row)
+        outcomes.note(request, in: batch)
 
         // Nobody knows the number yet: counted and cached before the batch, it needs no lock.
         if retain { lookups.retain(number) }

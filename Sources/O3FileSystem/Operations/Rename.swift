@@ -8,7 +8,8 @@ extension FileSystem {
         _ name: UnsafeRawBufferPointer,
         to newParent: InodeNumber,
         _ newName: UnsafeRawBufferPointer,
-        mode: RenameMode = .replace
+        mode: RenameMode = .replace,
+        request: RequestTicket? = nil
     ) throws(FileSystemError) {
         try checkRenamed(name)
         try checkRenamed(newName)
@@ -52,8 +53,8 @@ extension FileSystem {
                     try requireTarget(of: dentry, newParent, newName)
                 }
             )
-            if mode == .exchange { return try exchange(&change, name, newName) }
-            return try replace(&change, name, newName, mode)
+            if mode == .exchange { return try exchange(&change, name, newName, request) }
+            return try replace(&change, name, newName, mode, request)
         }
     }
 
@@ -69,7 +70,8 @@ extension FileSystem {
         _ change: inout RenameChange,
         _ name: UnsafeRawBufferPointer,
         _ newName: UnsafeRawBufferPointer,
-        _ mode: RenameMode
+        _ mode: RenameMode,
+        _ request: RequestTicket?
     ) throws(FileSystemError) {
         guard mode != .noReplace || change.target == nil else { throw .exists }
         let isDirectory = change.source.type == .directory
@@ -107,13 +109,15 @@ extension FileSystem {
         change.updateDirectory(old: false) { $0.addEntry(isDirectory: isDirectory, now) }
         change.sourceRow.changeTime = now
         if isDirectory { change.sourceRow.parent = change.newParent }
+        outcomes.note(request, in: batch)
         try commit(batch, change, targetSurvives: targetSurvives)
     }
 
     private func exchange(
         _ change: inout RenameChange,
         _ name: UnsafeRawBufferPointer,
-        _ newName: UnsafeRawBufferPointer
+        _ newName: UnsafeRawBufferPointer,
+        _ request: RequestTicket?
     ) throws(FileSystemError) {
         guard let target = change.target, var targetRow = change.targetRow else { throw .notFound }
         if target.inode == change.source.inode { return }
@@ -145,6 +149,7 @@ extension FileSystem {
         targetRow.changeTime = now
         change.targetRow = targetRow
         batch.put(.inode(target.inode), targetRow)
+        outcomes.note(request, in: batch)
         try commit(batch, change, targetSurvives: true)
     }
 

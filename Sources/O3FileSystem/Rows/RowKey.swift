@@ -6,6 +6,7 @@ enum RowKind: UInt8, CaseIterable {
     case dentry = 0x64  // d
     case inode = 0x69  // i
     case orphan = 0x6f  // o
+    case request = 0x72  // r
     case superblock = 0x73  // s
     case extendedAttribute = 0x78  // x
 }
@@ -27,6 +28,9 @@ struct RowKey {
     static func inode(_ number: InodeNumber) -> RowKey { RowKey(.inode, number, 0, count: 9) }
     static func orphan(_ number: InodeNumber) -> RowKey { RowKey(.orphan, number, 0, count: 9) }
     static func data(_ number: InodeNumber, block: UInt64) -> RowKey { RowKey(.data, number, block, count: 17) }
+    static func request(generation: UInt64, slot: UInt16) -> RowKey {
+        RowKey(.request, generation, UInt64(slot), count: 17)
+    }
     /// The first key of all rows of `kind`.
     static func first(_ kind: RowKind) -> RowKey { RowKey(kind, 0, 0, count: 1) }
     /// The first key of all rows of `kind` that belong to `number`.
@@ -97,6 +101,7 @@ enum ParsedKey {
     case superblock
     case inode(InodeNumber)
     case orphan(InodeNumber)
+    case request(generation: UInt64, slot: UInt64)
     case data(InodeNumber, block: UInt64)
     case dentry(parent: InodeNumber, hash: UInt64, name: UnsafeRawBufferPointer)
     case extendedAttribute(InodeNumber, name: UnsafeRawBufferPointer)
@@ -117,6 +122,9 @@ enum ParsedKey {
         case .orphan:
             guard key.count == 9 else { return nil }
             self = .orphan(number(1))
+        case .request:
+            guard key.count == 17 else { return nil }
+            self = .request(generation: number(1), slot: number(9))
         case .data:
             guard key.count == 17 else { return nil }
             self = .data(number(1), block: number(9))

@@ -11,6 +11,8 @@ struct DescriptorHandle: ~Copyable {
         number = descriptor
     }
 
+    init(owning descriptor: Int32) { number = descriptor }
+
     deinit { _ = Glibc.close(number) }
 
     /// Closes and answers 0 or the errno. Linux frees the descriptor even when it reports an error.

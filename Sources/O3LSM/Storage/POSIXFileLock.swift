@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 
 /// The lock of a store, held through flock(2) on an open file.
 ///
@@ -6,15 +7,20 @@ import Glibc
 /// sudden, leaves a store locked. The owner's pid is in the file, for the message that others get.
 final class POSIXFileLock: FileLock {
     private let descriptor: DescriptorHandle
+    private let isShared: Bool
 
     /// How long a holder that has been killed may take to end: its threads finish what they wrote to disk first.
     private static let patienceMilliseconds = 10_000
 
     /// Waits for a holder that is ending.
     ///
-    /// Throws `.storeInUse` when another holder (also one in this process) has it.
-    init(path: String) throws(EngineError) {
-        let opened = try DescriptorHandle(path: path, flags: O_RDWR | O_CREAT)
+    /// Throws `.storeInUse` when another holder (also one in this process) has it. `shared` is told the descriptor
+    /// through which the lock is held, and gives one through which it is held already.
+    init(path: String, shared: SharedStoreLock? = nil) throws(EngineError) {
+        let opened =
+            if let held = shared?.descriptor { DescriptorHandle(owning: held) } else {
+                try DescriptorHandle(path: path, flags: O_RDWR | O_CREAT)
+            }
         let file = opened.number
         var waited = 0
         while retryingInterrupts({ flock(file, LOCK_EX | LOCK_NB) }) != 0 {
@@ -31,9 +37,13 @@ final class POSIXFileLock: FileLock {
         let text = Array("\(getpid())\n".utf8)
         if ftruncate(file, 0) == 0 { _ = pwrite(file, text, text.count, 0) }
         descriptor = opened
+        isShared = shared != nil
+        shared?.set(file)
     }
 
     deinit {
+        // Others hold it as well: it lasts until the last of them has closed it.
+        guard !isShared else { return }
         // A child that is being started has copies of all descriptors until it executes its program, and the
         // lock lasts as long as any copy: closing this one would not be enough.
         _ = flock(descriptor.number, LOCK_UN)
@@ -74,4 +84,23 @@ final class POSIXFileLock: FileLock {
         }
         return false
     }
+}
+
+/// The lock of a store as something that can be passed to another process, so that it stays locked when its owner
+/// dies and another one takes over. Thread-safe.
+///
+/// The lock lasts until every process that has the descriptor has closed it.
+public final class SharedStoreLock: Sendable {
+    private let number: Atomic<Int32>
+
+    /// `descriptor`: through which the lock is held already; owned by the store that is opened with it.
+    public init(descriptor: Int32? = nil) { number = Atomic(descriptor ?? -1) }
+
+    /// Through which the lock is held: for passing on, as long as the store is open.
+    public var descriptor: Int32? {
+        let value = number.load(ordering: .acquiring)
+        return value >= 0 ? value : nil
+    }
+
+    fileprivate func set(_ descriptor: Int32) { number.store(descriptor, ordering: .releasing) }
 }

@@ -5,7 +5,10 @@ import Glibc
 ///
 /// Files are created with mode 0600 and directories with 0700: a store belongs to its owner.
 public final class POSIXStorage: Storage {
-    public init() {}
+    private let storeLock: SharedStoreLock?
+
+    /// `storeLock`: shares the lock of the store that is opened with this storage.
+    public init(storeLock: SharedStoreLock? = nil) { self.storeLock = storeLock }
 
     public func create(_ path: String) throws(EngineError) -> any WritableFile {
         let opened = try DescriptorHandle(path: path, flags: O_WRONLY | O_CREAT | O_TRUNC, operation: "create")
@@ -72,7 +75,7 @@ public final class POSIXStorage: Storage {
         return UInt64(max(0, status.st_size))
     }
 
-    public func lock(_ path: String) throws(EngineError) -> any FileLock { try POSIXFileLock(path: path) }
+    public func lock(_ path: String) throws(EngineError) -> any FileLock { try POSIXFileLock(path: path, shared: storeLock) }
 
     public func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) {
         var status = statvfs()

@@ -54,30 +54,36 @@ final class FileSystemAdapter: FileSystemOperations {
     func makeNode(
         _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32, rdev: UInt32
     ) throws(Errno) -> EntryReply {
-        try answer { () throws(FileSystemError) in
+        if wasDone(context) { return try result(parent, name) }
+        return try answer { () throws(FileSystemError) in
             entry(
                 try files.makeNode(
-                    in: parent, name, mode: mode, rdev: rdev, owner: Owner(context), retain: true))
+                    in: parent, name, mode: mode, rdev: rdev, owner: Owner(context), retain: true,
+                    request: ticket(context)))
         }
     }
 
     func makeDirectory(
         _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32
     ) throws(Errno) -> EntryReply {
-        try answer { () throws(FileSystemError) in
+        if wasDone(context) { return try result(parent, name) }
+        return try answer { () throws(FileSystemError) in
             entry(
                 try files.makeDirectory(
-                    in: parent, name, permissions: mode & 0o7777, owner: Owner(context), retain: true))
+                    in: parent, name, permissions: mode & 0o7777, owner: Owner(context), retain: true,
+                    request: ticket(context)))
         }
     }
 
     func makeSymbolicLink(
         _ context: RequestContext, parent: NodeID, name: NameBytes, target: NameBytes
     ) throws(Errno) -> EntryReply {
-        try answer { () throws(FileSystemError) in
+        if wasDone(context) { return try result(parent, name) }
+        return try answer { () throws(FileSystemError) in
             entry(
                 try files.makeSymbolicLink(
-                    in: parent, name, target: target, owner: Owner(context), retain: true))
+                    in: parent, name, target: target, owner: Owner(context), retain: true,
+                    request: ticket(context)))
         }
     }
 
@@ -88,23 +94,29 @@ final class FileSystemAdapter: FileSystemOperations {
     func link(
         _ context: RequestContext, node: NodeID, newParent: NodeID, newName: NameBytes
     ) throws(Errno) -> EntryReply {
-        try answer { () throws(FileSystemError) in
-            entry(try files.link(node, in: newParent, newName, retain: true))
+        if wasDone(context) { return try result(newParent, newName) }
+        return try answer { () throws(FileSystemError) in
+            entry(try files.link(node, in: newParent, newName, retain: true, request: ticket(context)))
         }
     }
 
     func unlink(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno) {
-        try answer { () throws(FileSystemError) in try files.unlink(in: parent, name) }
+        if wasDone(context) { return }
+        try answer { () throws(FileSystemError) in try files.unlink(in: parent, name, request: ticket(context)) }
     }
 
     func removeDirectory(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno) {
-        try answer { () throws(FileSystemError) in try files.removeDirectory(in: parent, name) }
+        if wasDone(context) { return }
+        try answer { () throws(FileSystemError) in 
+            try files.removeDirectory(in: parent, name, request: ticket(context))
+        }
     }
 
     func rename(
         _ context: RequestContext, parent: NodeID, name: NameBytes, newParent: NodeID, newName: NameBytes,
         flags: UInt32
     ) throws(Errno) {
+        if wasDone(context) { return }
         let mode: RenameMode
         switch flags {
         case 0: mode = .replace
@@ -113,8 +125,24 @@ final class FileSystemAdapter: FileSystemOperations {
         default: throw .invalid
         }
         try answer { () throws(FileSystemError) in
-            try files.rename(from: parent, name, to: newParent, newName, mode: mode)
+            try files.rename(from: parent, name, to: newParent, newName, mode: mode, request: ticket(context))
         }
+    }
+
+    // MARK: Requests that come again
+
+    /// For operations that must not be done twice.
+    private func ticket(_ context: RequestContext) -> RequestTicket {
+        RequestTicket(unique: context.unique, slot: UInt16(truncatingIfNeeded: context.thread))
+    }
+
+    /// Whether a process before this one did what the request asks for, and died before it could say so.
+    private func wasDone(_ context: RequestContext) -> Bool { context.isResent && files.isDone(ticket(context)) }
+
+    /// What a request that was done has made. It is there still: the kernel keeps the directory locked until the
+    /// request is answered.
+    private func result(_ parent: NodeID, _ name: NameBytes) throws(Errno) -> EntryReply {
+        try answer { () throws(FileSystemError) in entry(try files.lookup(parent, name, retain: true)) }
     }
 
     // MARK: Attributes
@@ -226,6 +254,7 @@ final class FileSystemAdapter: FileSystemOperations {
     func setExtendedAttribute(
         _ context: RequestContext, node: NodeID, name: NameBytes, value: UnsafeRawBufferPointer, flags: Int32
     ) throws(Errno) {
+        if wasDone(context) { return }
         try checkNamespace(name)
         let mode: ExtendedAttributeMode
         switch flags {
@@ -235,7 +264,7 @@ final class FileSystemAdapter: FileSystemOperations {
         default: throw .invalid
         }
         try answer { () throws(FileSystemError) in
-            try files.setExtendedAttribute(node, name, value, mode: mode)
+            try files.setExtendedAttribute(node, name, value, mode: mode, request: ticket(context))
         }
     }
 
@@ -251,8 +280,11 @@ final class FileSystemAdapter: FileSystemOperations {
     }
 
     func removeExtendedAttribute(_ context: RequestContext, node: NodeID, name: NameBytes) throws(Errno) {
+        if wasDone(context) { return }
         try checkNamespace(name)
-        try answer { () throws(FileSystemError) in try files.removeExtendedAttribute(node, name) }
+        try answer { () throws(FileSystemError) in 
+            try files.removeExtendedAttribute(node, name, request: ticket(context))
+        }
     }
 
     /// XATTR_CREATE and XATTR_REPLACE of setxattr(2).

@@ -32,6 +32,7 @@ struct StatusCommand: ParsableCommand {
         if let mountpoint = report.mountpoint { facts.addFact("mountpoint", mountpoint) }
         if let daemon = report.daemon {
             facts.addFact("daemon", "process \(daemon.pid), up \(duration(daemon.uptimeSeconds))")
+            facts.addFact("supervisor", supervisor(report.supervisor))
             if report.workers.isEmpty { facts.addFact("workers", "none: the daemon flushes and compacts itself") }
         }
         facts.addFact(
@@ -48,6 +49,15 @@ struct StatusCommand: ParsableCommand {
         }
         return lines + ["", "disaggregated memory"] + ReportTables.memory(report.dm) + ["", "levels"]
             + levels(report.levels)
+    }
+
+    private static func supervisor(_ supervisor: StatusReport.Supervisor?) -> String {
+        guard let supervisor else { return "none: the mount ends with its daemon" }
+        var text = "process \(supervisor.pid), \(supervisor.restarts) restarts, \(supervisor.deaths) of them after a death"
+        if let cause = supervisor.lastCause, let pause = supervisor.lastPauseSeconds {
+            text += " (the last by \(cause), a pause of \(fixed(pause * 1000, decimals: 0)) ms)"
+        }
+        return text
     }
 
     static func levels(_ levels: [Statistics.Level]) -> [String] {

@@ -12,6 +12,22 @@ struct StatusReport: Codable, Sendable {
             case uptimeSeconds = "uptime_seconds"
         }
     }
+    /// The process that outlives the daemon.
+    struct Supervisor: Codable, Sendable {
+        var pid: Int32
+        /// Daemons that died, and those that took over (from them, or by an upgrade).
+        var deaths: UInt64
+        var restarts: UInt64
+        /// How the last one ended, and for how long nobody answered.
+        var lastCause: String?
+        var lastPauseSeconds: Double?
+
+        enum CodingKeys: String, CodingKey {
+            case pid, deaths, restarts
+            case lastCause = "last_cause"
+            case lastPauseSeconds = "last_pause_seconds"
+        }
+    }
     /// `mounted`, `unmounted`, or `failed` when the store refuses writes.
     var state: String
     var version: String
@@ -19,6 +35,8 @@ struct StatusReport: Codable, Sendable {
     var mountpoint: String?
     /// nil when the store is not mounted.
     var daemon: Process?
+    /// nil when the mount ends with its daemon.
+    var supervisor: Supervisor?
     /// Processes that flush and compact for the daemon.
     var workers: [Statistics.Node] = []
     /// The daemon as one that flushes and compacts itself; nil when the store is not mounted.
@@ -35,7 +53,7 @@ struct StatusReport: Codable, Sendable {
     var writeError: String?
 
     enum CodingKeys: String, CodingKey {
-        case state, version, store, mountpoint, daemon, workers, owner, jobs, executors, stalls, dm, levels, recovery
+        case state, version, store, mountpoint, daemon, supervisor, workers, owner, jobs, executors, stalls, dm, levels, recovery
         case writeError = "write_error"
     }
 
@@ -108,20 +126,24 @@ final class DaemonReports: Sendable {
     private let store: String
     private let mountpoint: String
     private let startNanoseconds = monotonicNanoseconds()
+    private let supervision: Supervision?
     private let operations: @Sendable () -> [String: OperationCounter]
 
     /// - Parameters:
     ///   - store, mountpoint: absolute paths.
+    ///   - supervision: nil for a mount that ends with this process.
     ///   - operations: the mount's counters, called for each `stats`.
     init(
         database: Database,
         store: String,
         mountpoint: String,
+        supervision: Supervision? = nil,
         operations: @escaping @Sendable () -> [String: OperationCounter] = { [:] }
     ) {
         self.database = database
         self.store = store
         self.mountpoint = mountpoint
+        self.supervision = supervision
         self.operations = operations
     }
 
@@ -129,12 +151,14 @@ final class DaemonReports: Sendable {
         switch command {
         case .status:
             let uptime = Double(monotonicNanoseconds() - startNanoseconds) / 1e9
-            return StatusReport(
+            var report = StatusReport(
                 database.statistics(),
                 store: store,
                 mountpoint: mountpoint,
                 daemon: .init(pid: getpid(), uptimeSeconds: uptime)
             )
+            report.supervisor = supervision?.report()
+            return report
         case .stats:
             return StatisticsReport(database.statistics(), fuse: operations())
         case .compact:

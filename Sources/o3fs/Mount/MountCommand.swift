@@ -45,6 +45,16 @@ struct MountCommand: ParsableCommand {
         help: "Let the kernel collect writes. Faster for small writes; they survive the daemon's death only once sent.")
     var writebackCache = false
 
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Have a supervisor that starts another daemon when this one dies: programs see a pause.")
+    var survive = false
+
+    @Option(
+        name: .customLong("max-restarts"),
+        help: "Deaths of the daemon within 30 seconds after which another one gives the mount up.")
+    var maximumRestarts = RestartLimit.standard
+
     @Option(name: .customLong("attr-timeout"), help: "Seconds the kernel may keep a file's attributes.")
     var attributeTimeout = FileSystemAdapter.Timeouts().attributes
 
@@ -64,10 +74,20 @@ struct MountCommand: ParsableCommand {
     @Option(name: .customLong("status-fd"), help: .hidden)
     var statusDescriptor: Int32?
 
+    /// Given by the supervisor to the daemons it starts: its end of their link, and what the paths stand for.
+    @Option(name: .customLong("supervisor-fd"), help: .hidden)
+    var supervisorDescriptor: Int32?
+    @Option(name: .customLong("resolved-store"), help: .hidden)
+    var resolvedStore: String?
+    @Option(name: .customLong("resolved-mountpoint"), help: .hidden)
+    var resolvedMountpoint: String?
+
     func run() throws {
         let plan = try makePlan()
-        if foreground || statusDescriptor != nil {
+        if supervisorDescriptor != nil {
             try runDaemon(plan)
+        } else if foreground || statusDescriptor != nil {
+            if survive { try runSupervisor(plan) } else { try runDaemon(plan) }
         } else {
             try DaemonLauncher.launch()
         }
@@ -86,8 +106,11 @@ struct MountCommand: ParsableCommand {
         ] where !(value >= 0) {
             throw CommandError("--\(name) must not be negative")
         }
-        let storePath = Files.absolute(store)
-        var plan = MountPlan(store: storePath, mountpoint: try MountPlan.check(mountpoint: mountpoint))
+        guard maximumRestarts >= 0 else { throw CommandError("--max-restarts must not be negative") }
+        // A daemon that a supervisor has started must not look at the mount: it may be the one who has to answer.
+        let storePath = resolvedStore ?? Files.absolute(store)
+        let mountpath = try resolvedMountpoint ?? MountPlan.check(mountpoint: mountpoint)
+        var plan = MountPlan(store: storePath, mountpoint: mountpath)
         try plan.checkNesting()
         if let logFile, !logFile.hasPrefix("/") {
             throw CommandError("--log-file must be an absolute path, not \(logFile)")
@@ -102,7 +125,8 @@ struct MountCommand: ParsableCommand {
         plan.session.mountOptions = mountOptions.kernel
         plan.session.threads = threads
         plan.workers = workers
-        plan.storage = distance.storage()
+        plan.distance = distance
+        plan.session.outlivesProcess = supervisorDescriptor != nil
         plan.workerArguments = distance.arguments
         plan.session.writebackCache = writebackCache
         plan.session.readAheadKiB = readAhead.bytes >> 10
@@ -113,11 +137,25 @@ struct MountCommand: ParsableCommand {
     private func runDaemon(_ plan: MountPlan) throws {
         let status = DaemonStatus(descriptor: statusDescriptor)
         do {
-            try MountDaemon(plan, status, logFile: statusDescriptor == nil ? logFile : logFile ?? plan.logFile).run()
+            let logFile = foreground ? logFile : logFile ?? plan.logFile
+            let supervision = try supervisorDescriptor.map { try Supervision(descriptor: $0) }
+            try MountDaemon(plan, status, logFile: logFile, supervision).run()
         } catch {
-            guard statusDescriptor != nil else { throw error }
+            guard statusDescriptor != nil || supervisorDescriptor != nil else { throw error }
             if !status.fail("\(error)") { TroubleLog.report("\(error)") }
             throw ExitCode.failure
         }
+    }
+
+    /// Becomes the process that outlives the mount's daemons.
+    private func runSupervisor(_ plan: MountPlan) throws {
+        var arguments = MountArguments.rewrite(CommandLine.arguments)
+        if let place = arguments.firstIndex(of: "--status-fd") { arguments.removeSubrange(place...(place + 1)) }
+        arguments += ["--supervisor-fd", "\(Supervisor.linkDescriptor)"]
+        arguments += ["--resolved-store", plan.store, "--resolved-mountpoint", plan.mountpoint]
+        let supervisor = Supervisor(
+            arguments: arguments, logFile: foreground ? logFile : logFile ?? plan.logFile,
+            maximumRestarts: maximumRestarts)
+        throw ExitCode(try supervisor.run(statusDescriptor: statusDescriptor))
     }
 }

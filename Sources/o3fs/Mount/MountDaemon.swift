@@ -9,18 +9,25 @@ struct MountDaemon {
     private let status: DaemonStatus
     private let logFile: String?
 
-    /// `logFile`: where standard error goes once the store is open; nil leaves it.
-    init(_ plan: MountPlan, _ status: DaemonStatus, logFile: String?) {
+    private let supervision: Supervision?
+
+    /// - Parameters:
+    ///   - logFile: where standard error goes once the store is open; nil leaves it.
+    ///   - supervision: nil for a mount that ends with this process.
+    init(_ plan: MountPlan, _ status: DaemonStatus, logFile: String?, _ supervision: Supervision? = nil) {
         self.plan = plan
         self.status = status
         self.logFile = logFile
+        self.supervision = supervision
     }
 
-    /// Serves the mount until it is unmounted or a signal asks for the end. Returns when the store is closed.
+    /// Serves the mount until it is unmounted, left to another daemon, or a signal asks for the end. Returns when
+    /// the store is closed.
     func run() throws {
         TerminationSignals.block()
         let isNew = access(plan.store + "/IDENTITY", F_OK) != 0
-        let database = try Database.open(plan.store, options: plan.engine, storage: plan.storage)
+        let storage = plan.distance.storage(storeLock: supervision?.storeLock)
+        let database = try Database.open(plan.store, options: plan.engine, storage: storage)
         do {
             if let logFile { try TroubleLog.redirect(to: logFile) }
             // Holds no directory of the user's; every path is absolute.
@@ -31,6 +38,7 @@ struct MountDaemon {
             throw error
         }
         try database.close()
+        supervision?.closed()
     }
 
     private func serve(_ database: Database, isNew: Bool) throws {
@@ -41,14 +49,18 @@ struct MountDaemon {
         let workers = WorkerSupervisor(store: plan.store, arguments: plan.workerArguments)
         let session: Session
         do {
-            session = try Session(adapter, mountPoint: plan.mountpoint, plan.session)
+            session = try makeSession(adapter)
+            supervision?.keep(session, status)
             TerminationSignals.observe { _ in session.unmount() }
             try session.start()
         } catch {
             try? files.close()
             throw error
         }
-        let reports = DaemonReports(database: database, store: plan.store, mountpoint: plan.mountpoint) {
+        supervision?.live(session, files)
+        let reports = DaemonReports(
+            database: database, store: plan.store, mountpoint: plan.mountpoint, supervision: supervision
+        ) {
             session.counters().mapValues {
                 OperationCounter(count: $0.count, errors: $0.errors, seconds: Double($0.nanoseconds) / 1e9)
             }
@@ -57,18 +69,27 @@ struct MountDaemon {
             path: ControlSocket.path(store: plan.store), handler: reports.answer)
         if control == nil { status.note("status and statistics are not available: no control socket") }
         if !plan.engine.readOnly { workers.start(plan.workers) }
-        status.succeed("\(plan.store) is mounted at \(plan.mountpoint)")
+        if supervision?.resumed == nil { status.succeed("\(plan.store) is mounted at \(plan.mountpoint)") }
         let failure = session.wait()
+        supervision?.ended(isLeft: session.isLeft)
         control?.stop()
         workers.stop()
         if !plan.engine.readOnly { try files.close() }
         if let failure { throw CommandError("the mount ended: \(failure)") }
     }
 
+    /// Mounts, or goes on with what an earlier daemon has mounted.
+    private func makeSession(_ adapter: FileSystemAdapter) throws -> Session {
+        if let resumed = supervision?.resumed { return try Session(adapter, resuming: resumed, plan.session) }
+        return try Session(adapter, mountPoint: plan.mountpoint, plan.session)
+    }
+
     private func fileSystemOptions() -> FileSystem.Options {
         var options = FileSystem.Options()
         if let size = plan.fileBlockSize { options.blockSize = size }
         options.rootOwner = Owner(uid: geteuid(), gid: getegid())
+        options.generation = supervision?.beginning.generation
+        options.continuesEarlierMount = supervision?.resumed != nil
         options.formatIfEmpty = !plan.engine.readOnly
         return options
     }

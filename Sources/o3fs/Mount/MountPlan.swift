@@ -15,7 +15,8 @@ struct MountPlan {
     /// Processes of the mount's own that flush and compact for it.
     var workers = 0
     var workerArguments: [String] = []
-    var storage: any Storage = POSIXStorage()
+    /// How far away storage is to seem.
+    var distance = DistanceOptions()
 
     init(store: String, mountpoint: String) {
         self.store = store

@@ -32,10 +32,11 @@ struct DistanceOptions: ParsableArguments {
     }
 
     /// The machine's own storage, as near as it is, unless a distance was asked for.
-    func storage() -> any Storage {
-        guard storageLatency > 0 || storageBandwidth != nil else { return POSIXStorage() }
+    func storage(storeLock: SharedStoreLock? = nil) -> any Storage {
+        let near = POSIXStorage(storeLock: storeLock)
+        guard storageLatency > 0 || storageBandwidth != nil else { return near }
         return DistantStorage(
-            POSIXStorage(), latencyNanoseconds: UInt64(storageLatency) * 1000,
+            near, latencyNanoseconds: UInt64(storageLatency) * 1000,
             bytesPerSecond: storageBandwidth.map { UInt64($0.bytes) })
     }
 
