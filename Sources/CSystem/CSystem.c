@@ -23,7 +23,8 @@ const int32_t o3_SEEK_DATA = SEEK_DATA, o3_SEEK_HOLE = SEEK_HOLE;
 const int32_t o3_FALLOC_FL_KEEP_SIZE = FALLOC_FL_KEEP_SIZE;
 const int32_t o3_FALLOC_FL_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE;
 const int32_t o3_FALLOC_FL_ZERO_RANGE = FALLOC_FL_ZERO_RANGE;
-const uint32_t o3_RENAME_NOREPLACE = RENAME_NOREPLACE, o3_RENAME_EXCHANGE = RENAME_EXCHANGE;
+const uint32_t o3_RENAME_NOREPLACE = RENAME_NOREPLACE, o3_RENAME_EXCHANGE = RENAME_EXCHANGE,
+               o3_RENAME_WHITEOUT = RENAME_WHITEOUT;
 
 int o3_futex_wait(const uint32_t *address, uint32_t expected, const struct timespec *timeout) {
     return syscall(SYS_futex, address, FUTEX_WAIT, expected, timeout, NULL, 0) == -1 ? -errno : 0;

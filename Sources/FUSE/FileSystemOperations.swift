@@ -46,7 +46,7 @@ public protocol FileSystemOperations: AnyObject, Sendable {
     ) throws(Errno) -> EntryReply
     func unlink(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno)
     func removeDirectory(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno)
-    /// `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE of renameat2(2).
+    /// `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT of renameat2(2).
     func rename(
         _ context: RequestContext, parent: NodeID, name: NameBytes, newParent: NodeID, newName: NameBytes,
         flags: UInt32
@@ -56,6 +56,11 @@ public protocol FileSystemOperations: AnyObject, Sendable {
     /// Makes a regular file and opens it.
     func create(
         _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32, flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply)
+    /// open(2) with O_TMPFILE: makes a regular file without a name in the file system of `parent`, counts one
+    /// lookup of it, and opens it. `link` may name it.
+    func makeUnnamed(
+        _ context: RequestContext, parent: NodeID, mode: UInt32, flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply)
     /// Adds at most `count` bytes to `reply`; fewer only at the end of the file.
     func read(
@@ -141,6 +146,9 @@ extension FileSystemOperations {
     }
     public func create(
         _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32, flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply) { throw .notImplemented }
+    public func makeUnnamed(
+        _ context: RequestContext, parent: NodeID, mode: UInt32, flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply) { throw .notImplemented }
     public func read(
         _ context: RequestContext, node: NodeID, handle: UInt64, offset: UInt64, count: Int, reply: ReadReply

@@ -15,7 +15,7 @@ public struct RequestContext: Sendable {
     /// The calling thread, 0 when the kernel asks on its own behalf.
     public let pid: Int32
     /// Already applied to modes by the kernel.
-    public let umask: UInt32
+    public var umask: UInt32
     /// The kernel's number of this request: unique during the life of a mount, and the same when it is sent again.
     public let unique: UInt64
     /// Which of the session's threads serves it: each serves one request at a time.
@@ -59,12 +59,14 @@ public struct Attributes: Equatable, Sendable {
     public var accessTime: Time
     public var modificationTime: Time
     public var changeTime: Time
+    /// When the file was made; nil if nobody knows.
+    public var birthTime: Time?
 
     public init(
         inode: UInt64, mode: UInt32, linkCount: UInt32 = 1, uid: UInt32 = 0, gid: UInt32 = 0, rdev: UInt32 = 0,
         size: UInt64 = 0, blocks512: UInt64 = 0, blockSize: UInt32 = 4096,
         accessTime: Time = Time(seconds: 0), modificationTime: Time = Time(seconds: 0),
-        changeTime: Time = Time(seconds: 0)
+        changeTime: Time = Time(seconds: 0), birthTime: Time? = nil
     ) {
         self.inode = inode
         self.mode = mode
@@ -78,6 +80,7 @@ public struct Attributes: Equatable, Sendable {
         self.accessTime = accessTime
         self.modificationTime = modificationTime
         self.changeTime = changeTime
+        self.birthTime = birthTime
     }
 }
 

@@ -66,7 +66,7 @@ final class RequestCounters: Sendable {
         18: "release", 20: "fsync", 21: "setxattr", 22: "getxattr", 23: "listxattr", 24: "removexattr", 25: "flush",
         26: "init", 27: "opendir", 28: "readdir", 29: "releasedir", 30: "fsyncdir", 34: "access", 35: "create",
         36: "interrupt", 38: "destroy", 42: "batch_forget", 43: "fallocate", 44: "readdirplus", 45: "rename2",
-        46: "lseek", 47: "copy_file_range",
+        46: "lseek", 47: "copy_file_range", 51: "tmpfile", 52: "statx",
     ]
 }
 

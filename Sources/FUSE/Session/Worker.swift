@@ -85,13 +85,14 @@ final class Worker {
     }
 
     func context(of request: fuse_req_t) -> RequestContext {
-        guard let context = fuse_req_ctx(request)?.pointee else {
-            return RequestContext(
-                uid: 0, gid: 0, pid: 0, umask: 0, unique: unique, thread: index, isResent: isResent)
-        }
-        return RequestContext(
-            uid: context.uid, gid: context.gid, pid: context.pid, umask: UInt32(context.umask), unique: unique,
-            thread: index, isResent: isResent)
+        guard let context = fuse_req_ctx(request)?.pointee else { return self.context(uid: 0, gid: 0, pid: 0) }
+        return self.context(uid: context.uid, gid: context.gid, pid: context.pid, umask: UInt32(context.umask))
+    }
+
+    /// Who asks for the request in hand.
+    func context(uid: UInt32, gid: UInt32, pid: Int32, umask: UInt32 = 0) -> RequestContext {
+        RequestContext(
+            uid: uid, gid: gid, pid: pid, umask: umask, unique: unique, thread: index, isResent: isResent)
     }
 
     /// libfuse's way out for every answer (`fuse_custom_io.writev`).
@@ -113,12 +114,14 @@ final class Worker {
         unique &= ~Resend.uniqueBit
         resends?.begin(isResent: isResent, opcode)
         readFlags(count)
-        var message = fuse_buf()
-        message.size = count
-        message.mem = buffer.baseAddress
-        message.fd = -1
         let start = monotonicNanoseconds()
-        fuse_session_process_buf(handle, &message)
+        if !serveNewer(opcode, UnsafeRawBufferPointer(rebasing: buffer[..<count])) {
+            var message = fuse_buf()
+            message.size = count
+            message.mem = buffer.baseAddress
+            message.fd = -1
+            fuse_session_process_buf(handle, &message)
+        }
         counters.add(opcode, nanoseconds: monotonicNanoseconds() - start)
         resends?.end(isResent: isResent)
     }

@@ -3,12 +3,15 @@ import O3LSM
 
 /// rename(2) and renameat2(2), in one constant-size batch whatever hangs below.
 extension FileSystem {
+    /// - Parameter whiteout: RENAME_WHITEOUT: leaves a character device 0, 0 of this owner in the old place. Not with
+    ///   `.exchange` (EINVAL).
     public func rename(
         from parent: InodeNumber,
         _ name: UnsafeRawBufferPointer,
         to newParent: InodeNumber,
         _ newName: UnsafeRawBufferPointer,
         mode: RenameMode = .replace,
+        whiteout: Owner? = nil,
         request: RequestTicket? = nil
     ) throws(FileSystemError) {
         try checkRenamed(name)
@@ -53,8 +56,9 @@ extension FileSystem {
                     try requireTarget(of: dentry, newParent, newName)
                 }
             )
+            guard mode != .exchange || whiteout == nil else { throw .invalid }
             if mode == .exchange { return try exchange(&change, name, newName, request) }
-            return try replace(&change, name, newName, mode, request)
+            return try replace(&change, name, newName, mode, whiteout, request)
         }
     }
 
@@ -71,6 +75,7 @@ extension FileSystem {
         _ name: UnsafeRawBufferPointer,
         _ newName: UnsafeRawBufferPointer,
         _ mode: RenameMode,
+        _ whiteout: Owner?,
         _ request: RequestTicket?
     ) throws(FileSystemError) {
         guard mode != .noReplace || change.target == nil else { throw .exists }
@@ -95,9 +100,17 @@ extension FileSystem {
 
         let now = options.clock()
         let batch = locks.batch(change.stripes)
-        batch.delete(dentryKey(change.parent, name))
         batch.put(dentryKey(change.newParent, newName), change.source)
         change.updateDirectory(old: true) { $0.removeEntry(isDirectory: isDirectory, now) }
+        if let whiteout {
+            let number = try allocator.allocate()
+            let row = Inode(mode: S_IFCHR, owner: whiteout, linkCount: 1, time: now)
+            batch.put(dentryKey(change.parent, name), Dentry(inode: number, type: row.type))
+            batch.put(.inode(number), row)
+            change.updateDirectory(old: true) { $0.addEntry(isDirectory: false, now) }
+        } else {
+            batch.delete(dentryKey(change.parent, name))
+        }
         var targetSurvives = true
         if let target = change.target {
             change.updateDirectory(old: false) { $0.removeEntry(isDirectory: target.type == .directory, now) }

@@ -10,7 +10,8 @@ extension FUSE.Attributes {
             inode: attributes.inode, mode: attributes.mode, linkCount: attributes.linkCount, uid: attributes.uid,
             gid: attributes.gid, rdev: attributes.rdev, size: attributes.size, blocks512: attributes.blocks512,
             blockSize: attributes.blockSize, accessTime: Time(attributes.accessTime),
-            modificationTime: Time(attributes.modificationTime), changeTime: Time(attributes.changeTime))
+            modificationTime: Time(attributes.modificationTime), changeTime: Time(attributes.changeTime),
+            birthTime: Time(attributes.birthTime))
     }
 }
 

@@ -87,6 +87,15 @@ final class FileSystemAdapter: FileSystemOperations {
         }
     }
 
+    /// Not remembered: done again, it makes another file, and the first goes at the next mount.
+    func makeUnnamed(
+        _ context: RequestContext, parent: NodeID, mode: UInt32, flags: Int32
+    ) throws(Errno) -> (EntryReply, OpenReply) {
+        try answer { () throws(FileSystemError) in
+            (entry(try files.createUnnamed(in: parent, permissions: mode & 0o7777, owner: Owner(context))), OpenReply())
+        }
+    }
+
     func readLink(_ context: RequestContext, node: NodeID) throws(Errno) -> [UInt8] {
         try answer { () throws(FileSystemError) in try files.readSymbolicLink(node) }
     }
@@ -118,14 +127,17 @@ final class FileSystemAdapter: FileSystemOperations {
     ) throws(Errno) {
         if wasDone(context) { return }
         let mode: RenameMode
-        switch flags {
+        // It takes the old name, as overlay file systems want it.
+        let whiteout = flags & o3_RENAME_WHITEOUT != 0 ? Owner(context) : nil
+        switch flags & ~o3_RENAME_WHITEOUT {
         case 0: mode = .replace
         case o3_RENAME_NOREPLACE: mode = .noReplace
-        case o3_RENAME_EXCHANGE: mode = .exchange
+        case o3_RENAME_EXCHANGE where whiteout == nil: mode = .exchange
         default: throw .invalid
         }
         try answer { () throws(FileSystemError) in
-            try files.rename(from: parent, name, to: newParent, newName, mode: mode, request: ticket(context))
+            try files.rename(
+                from: parent, name, to: newParent, newName, mode: mode, whiteout: whiteout, request: ticket(context))
         }
     }
 
@@ -216,6 +228,19 @@ final class FileSystemAdapter: FileSystemOperations {
             // The kernel does not say here who may keep set-user-ID bits; root may.
             try files.allocate(
                 node, offset: offset, length: length, mode: allocation, clearsPrivileges: context.uid != 0)
+        }
+    }
+
+    func copyRange(
+        _ context: RequestContext, from source: NodeID, at sourceOffset: UInt64, to target: NodeID,
+        at targetOffset: UInt64, count: UInt64, flags: UInt32
+    ) throws(Errno) -> Int {
+        guard flags == 0 else { throw .invalid }
+        return try answer { () throws(FileSystemError) in
+            // As for `allocate`, root may keep set-user-ID bits.
+            Int(clamping: try files.copyRange(
+                from: source, at: sourceOffset, to: target, at: targetOffset, length: count,
+                clearsPrivileges: context.uid != 0))
         }
     }
 
