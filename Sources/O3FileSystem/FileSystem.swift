@@ -30,6 +30,10 @@ public final class FileSystem: Sendable {
         public var rootPermissions: UInt32 = 0o755
         /// The kernel still counts files that an earlier process looked up for it: keep orphans.
         public var continuesEarlierMount = false
+        /// A file of lookup counts of the earlier process (`lookupCountsDescriptor`), owned from here on. Without
+        /// one, files that were there when the mount was continued are kept as orphans when they lose their names,
+        /// unless the kernel forgets more look-ups than were counted here.
+        public var lookupCounts: Int32?
         /// How many processes have served the mount before this one; nil: nobody goes on with it after this one
         /// either, and no request is remembered.
         public var generation: UInt64?
@@ -51,7 +55,7 @@ public final class FileSystem: Sendable {
     let nameHash: NameHash
     let locks = StripedLocks()
     let cache: InodeCache
-    let lookups = LookupCounts()
+    let lookups: LookupCounts
     let listings = ListingCache()
     let outcomes: OutcomeLog
     let allocator: InodeAllocator
@@ -75,9 +79,17 @@ public final class FileSystem: Sendable {
         cache = InodeCache(capacity: options.cachedInodes)
         allocator = InodeAllocator(superblock, store: store)
         outcomes = try OutcomeLog(store, generation: options.generation, mayWrite: options.formatIfEmpty)
-        firstCounted = options.continuesEarlierMount ? superblock.nextInode : 0
-        if !options.continuesEarlierMount { try reclaimOrphans() }
+        // Without generations nobody will go on with the counts.
+        let file = options.generation == nil ? nil : try CountFile(continuing: options.lookupCounts)
+        lookups = LookupCounts(file)
+        let knowsCounts = !options.continuesEarlierMount || file?.isContinued == true
+        firstCounted = knowsCounts ? 0 : superblock.nextInode
+        if knowsCounts { try reclaimOrphans() }
     }
+
+    /// What a process that goes on with the mount after this one needs (`Options.lookupCounts`); nil without
+    /// `Options.generation`. Valid as long as this object.
+    public var lookupCountsDescriptor: Int32? { lookups.file?.descriptor }
 
     /// Gives back the inode numbers reserved but unused. Call last; the store stays open.
     public func close() throws(FileSystemError) { try allocator.close() }

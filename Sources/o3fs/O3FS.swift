@@ -10,6 +10,7 @@ struct O3FS: ParsableCommand {
         subcommands: [
             MountCommand.self,
             UmountCommand.self,
+            UpgradeCommand.self,
             WorkerCommand.self,
             StatusCommand.self,
             StatsCommand.self,

@@ -182,7 +182,7 @@ public final class Session: @unchecked Sendable {
         guard first else { return }
         stopping.store(true, ordering: .releasing)
         gate.finish()
-        kickWorkers()
+        kickWorkers(patience: 0)
     }
 
     /// Whether a request that was sent again may still be unanswered: for certain if asked twice, a second apart.
@@ -210,12 +210,14 @@ public final class Session: @unchecked Sendable {
     }
 
     /// Interrupts threads that wait for requests of a mount that is detached but still held by somebody.
-    private func kickWorkers() {
+    ///
+    /// `patience`: how often to look, every 5 ms, before that.
+    private func kickWorkers(patience: Int = 20) {
         let threads = state.withLock { $0.threads }
         for attempt in 0..<10_000 {
             if state.withLock({ $0.finished }) == threads.count { return }
             // Most end by themselves, for their mount is gone.
-            if attempt >= 20 {
+            if attempt >= patience {
                 installInterruption()
                 state.withLock { state in
                     for thread in state.threads where state.finished < threads.count { pthread_kill(thread, interruptionSignal) }

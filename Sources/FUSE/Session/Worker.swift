@@ -25,6 +25,8 @@ final class Worker {
     private var offeredFlags: UInt32 = 0
     private var unique: UInt64 = 0
     private var isResent = false
+    /// Keeps the reads of `touch` from being left out.
+    private var touched: UInt8 = 0
     /// Number of the thread among those of its session.
     private let index: Int
     private let resends: ResendWatch?
@@ -102,7 +104,24 @@ final class Worker {
             let error = header.loadUnaligned(fromByteOffset: 4, as: Int32.self)
             if error != 0 { counters.addError(opcode) }
         }
+        if options.outlivesProcess { touch(pieces, count) }
         return channel.send(pieces, count)
+    }
+
+    /// Reads a byte of every page of an answer, so that they are present: were the process killed while the kernel
+    /// waits for one of them, the caller would get EIO for a request that cannot be sent again.
+    private func touch(_ pieces: UnsafeMutablePointer<iovec>, _ count: Int32) {
+        var sum: UInt8 = 0
+        for piece in UnsafeBufferPointer(start: pieces, count: Int(count)) {
+            guard let base = piece.iov_base, piece.iov_len > 0 else { continue }
+            var offset = 0
+            while offset < piece.iov_len {
+                sum &+= base.load(fromByteOffset: offset, as: UInt8.self)
+                offset += Self.pageBytes
+            }
+            sum &+= base.load(fromByteOffset: piece.iov_len - 1, as: UInt8.self)
+        }
+        touched = sum
     }
 
     private func process(_ count: Int) {

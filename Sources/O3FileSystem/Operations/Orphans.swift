@@ -66,7 +66,8 @@ extension FileSystem {
         try store.apply(batch)
     }
 
-    /// Deletes every orphan. For a mount that no earlier one goes on in.
+    /// Deletes every orphan that nobody holds: when a mount begins, or goes on, for the one before may have died
+    /// between forgetting a file and deleting it.
     func reclaimOrphans() throws(FileSystemError) {
         let cursor = try store.scan(.orphan)
         while cursor.isValid {

@@ -2,16 +2,28 @@
 ///
 /// Sharded open-addressing tables of 12 bytes a place, between 58 and 87 in 100 full (a quarter and
 /// more when it shrinks): a million files take less than 24 MB. Thread-safe.
+///
+/// With a `CountFile`, the counts outlive the process, killed at whatever instant. They are then never too low: a
+/// look-up is counted before it is answered, and again if it has to be answered again.
 final class LookupCounts: @unchecked Sendable {
     // @unchecked: each shard is used under its lock.
-    private static let shardCount = 64
+    private static let shardCount = CountFile.shards
 
     private final class Shard {
-        var table = CountTable()
+        var table: CountTable
+
+        init(_ file: CountFile?, _ number: Int) { table = CountTable(file, shard: number) }
     }
 
-    private let shards: [Shard] = (0..<shardCount).map { _ in Shard() }
+    private let shards: [Shard]
+    /// Where the counts are kept for another process; nil: in this one's own memory.
+    let file: CountFile?
     private let locks = LockArray(count: shardCount)
+
+    init(_ file: CountFile? = nil) {
+        self.file = file
+        shards = (0..<Self.shardCount).map { Shard(file, $0) }
+    }
 
     /// What `release` found.
     struct Release: Equatable {
@@ -79,97 +91,5 @@ final class LookupCounts: @unchecked Sendable {
         locks.lock(shard)
         defer { locks.unlock(shard) }
         return body(&shards[shard].table)
-    }
-}
-
-/// Inode number → 32 bits, by linear probing; removal shifts back what follows, so there are no
-/// tombstones. 0 is no inode number and marks an empty place.
-struct CountTable: ~Copyable {
-    static let orphanBit: UInt32 = 1 << 31
-    static let countMask: UInt32 = orphanBit - 1
-    private static let minimumCapacity = 16
-
-    private(set) var capacity = minimumCapacity
-    private(set) var used = 0
-    var keys: UnsafeMutablePointer<InodeNumber>
-    var values: UnsafeMutablePointer<UInt32>
-
-    init() {
-        keys = .allocate(capacity: capacity)
-        keys.initialize(repeating: 0, count: capacity)
-        values = .allocate(capacity: capacity)
-        values.initialize(repeating: 0, count: capacity)
-    }
-
-    deinit {
-        keys.deallocate()
-        values.deallocate()
-    }
-
-    static func mix(_ inode: InodeNumber) -> UInt64 {
-        let product = inode.multipliedFullWidth(by: 0x9e37_79b9_7f4a_7c15)
-        return product.high ^ product.low
-    }
-
-    /// Where `inode` is, or where it would be put.
-    func place(of inode: InodeNumber) -> Int {
-        var place = home(of: inode)
-        while keys[place] != 0, keys[place] != inode { place = next(place) }
-        return place
-    }
-
-    /// `inode` is not in the table.
-    mutating func insert(_ inode: InodeNumber, _ value: UInt32) {
-        if (used + 1) * 8 > capacity * 7 { resize(to: capacity + capacity / 2) }
-        let free = place(of: inode)
-        keys[free] = inode
-        values[free] = value
-        used += 1
-    }
-
-    mutating func remove(at place: Int) {
-        var hole = place
-        var probe = next(place)
-        while keys[probe] != 0 {
-            // Only what may lie at the hole, by its home, is moved there.
-            let distanceFromHome = distance(home(of: keys[probe]), probe)
-            if distanceFromHome >= distance(hole, probe) {
-                keys[hole] = keys[probe]
-                values[hole] = values[probe]
-                hole = probe
-            }
-            probe = next(probe)
-        }
-        keys[hole] = 0
-        used -= 1
-        if capacity > Self.minimumCapacity, used * 4 < capacity {
-            resize(to: max(Self.minimumCapacity, capacity / 2))
-        }
-    }
-
-    private func next(_ place: Int) -> Int { place + 1 == capacity ? 0 : place + 1 }
-    private func distance(_ from: Int, _ to: Int) -> Int { to >= from ? to - from : to - from + capacity }
-
-    /// A multiply in place of a remainder; any capacity will do.
-    private func home(of inode: InodeNumber) -> Int {
-        Int(truncatingIfNeeded: Self.mix(inode).multipliedFullWidth(by: UInt64(capacity)).high)
-    }
-
-    private mutating func resize(to newCapacity: Int) {
-        let oldKeys = keys
-        let oldValues = values
-        let oldCapacity = capacity
-        capacity = newCapacity
-        keys = .allocate(capacity: newCapacity)
-        keys.initialize(repeating: 0, count: newCapacity)
-        values = .allocate(capacity: newCapacity)
-        values.initialize(repeating: 0, count: newCapacity)
-        for index in 0..<oldCapacity where oldKeys[index] != 0 {
-            let free = place(of: oldKeys[index])
-            keys[free] = oldKeys[index]
-            values[free] = oldValues[index]
-        }
-        oldKeys.deallocate()
-        oldValues.deallocate()
     }
 }

@@ -152,9 +152,9 @@ final class FileSystemAdapter: FileSystemOperations {
     private func wasDone(_ context: RequestContext) -> Bool { context.isResent && files.isDone(ticket(context)) }
 
     /// What a request that was done has made. It is there still: the kernel keeps the directory locked until the
-    /// request is answered.
+    /// request is answered. It is counted as looked up already: that was done before.
     private func result(_ parent: NodeID, _ name: NameBytes) throws(Errno) -> EntryReply {
-        try answer { () throws(FileSystemError) in entry(try files.lookup(parent, name, retain: true)) }
+        try answer { () throws(FileSystemError) in entry(try files.lookup(parent, name, retain: files.lookupCountsDescriptor == nil)) }
     }
 
     // MARK: Attributes

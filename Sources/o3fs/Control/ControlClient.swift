@@ -30,11 +30,12 @@ enum ControlClient {
     static func request<Answer: Codable>(
         _ command: ControlCommand,
         at path: String,
+        program: String? = nil,
         as type: Answer.Type = Answer.self
     ) throws(Failure) -> Answer {
-        let connection = try connect(path)
+        let connection = try connectPatiently(path)
         let text: String
-        do { text = try JSON.encode(ControlRequest(command: command)) } catch { throw .system("\(error)") }
+        do { text = try JSON.encode(ControlRequest(command: command, program: program)) } catch { throw .system("\(error)") }
         // A peer that turned us away may have closed already; its answer is still there to read.
         _ = connection.writeLine(text)
         guard let line = connection.readLine(limit: ControlSocket.maximumAnswerBytes) else {
@@ -47,6 +48,33 @@ enum ControlClient {
             throw .noAnswer(socket: path)
         }
         throw .refused(text)
+    }
+
+    /// How long to wait for a daemon to take the place of one that ended.
+    private static let patienceSeconds = 20.0
+
+    /// Connects; while a mount has a supervisor and no daemon, waits for the next one.
+    private static func connectPatiently(_ path: String) throws(Failure) -> LineSocket {
+        var outcome = attempt(path)
+        var waited = 0.0
+        while case .failure(.nobodyListens) = outcome, waited < patienceSeconds, isSupervised(socket: path) {
+            usleep(10_000)
+            waited += 0.01
+            outcome = attempt(path)
+        }
+        return try outcome.get()
+    }
+
+    private static func attempt(_ path: String) -> Result<LineSocket, Failure> {
+        Result { () throws(Failure) in try connect(path) }
+    }
+
+    /// Whether the store with this socket is mounted, and its lock is held: by a supervisor, if not by a daemon.
+    private static func isSupervised(socket path: String) -> Bool {
+        guard let slash = path.lastIndex(of: "/") else { return false }
+        let store = String(path[..<slash])
+        guard MountTable.mountedStores().contains(where: { $0.store == store }) else { return false }
+        return !StoreLock.waitUntilFree(store: store, timeout: 0.001)
     }
 
     private static func connect(_ path: String) throws(Failure) -> LineSocket {

@@ -14,6 +14,9 @@ enum ControlCommand: String, Codable, CaseIterable, Sendable {
     case sync
     /// Looks for slabs and slots that nobody will give back; answered by a `ControlProblems`.
     case check
+    /// Answered with `ControlDone`; then the daemon ends without unmounting, and its supervisor starts
+    /// `ControlRequest.program` in its place.
+    case upgrade
 }
 
 /// The answer to a command that has nothing to tell but that it is done.
@@ -28,6 +31,8 @@ struct ControlProblems: Codable, Sendable {
 
 struct ControlRequest: Codable, Sendable {
     var command: ControlCommand
+    /// Absolute path of a program, for `upgrade`.
+    var program: String?
 }
 
 /// The successful form of an answer.

@@ -7,7 +7,7 @@ import Synchronization
 /// turned away, whatever the directory's permissions say. Requests of different connections run
 /// concurrently: the handler must be thread-safe.
 final class ControlServer: Sendable {
-    typealias Handler = @Sendable (ControlCommand) throws -> any Codable & Sendable
+    typealias Handler = @Sendable (ControlRequest) throws -> any Codable & Sendable
 
     let path: String
     private let listener: Int32
@@ -127,7 +127,7 @@ final class ControlServer: Sendable {
             return Self.failure("a request must be {\"command\": one of \(known)}")
         }
         do {
-            return try Self.success(try handler(request.command))
+            return try Self.success(try handler(request))
         } catch {
             return Self.failure("\(error)")
         }

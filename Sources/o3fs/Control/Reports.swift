@@ -127,28 +127,47 @@ final class DaemonReports: Sendable {
     private let mountpoint: String
     private let startNanoseconds = monotonicNanoseconds()
     private let supervision: Supervision?
+    private let leave: @Sendable () -> Void
     private let operations: @Sendable () -> [String: OperationCounter]
 
     /// - Parameters:
     ///   - store, mountpoint: absolute paths.
     ///   - supervision: nil for a mount that ends with this process.
+    ///   - leave: lets the daemon end without unmounting.
     ///   - operations: the mount's counters, called for each `stats`.
     init(
         database: Database,
         store: String,
         mountpoint: String,
         supervision: Supervision? = nil,
+        leave: @escaping @Sendable () -> Void = {},
         operations: @escaping @Sendable () -> [String: OperationCounter] = { [:] }
     ) {
         self.database = database
         self.store = store
         self.mountpoint = mountpoint
         self.supervision = supervision
+        self.leave = leave
         self.operations = operations
     }
 
-    func answer(_ command: ControlCommand) throws -> any Codable & Sendable {
-        switch command {
+    /// Has the daemon end, a moment after this was answered, and another program go on.
+    private func upgrade(to program: String?) throws {
+        guard let supervision else {
+            throw CommandError("the mount has no supervisor (--no-survive): unmount it, then mount it with the new program")
+        }
+        guard let program, program.hasPrefix("/"), access(program, X_OK) == 0 else {
+            throw CommandError("an upgrade needs the absolute path of a program, not \(program ?? "none")")
+        }
+        try supervision.setSuccessor(program)
+        try spawnThread("o3-upgrade") { [leave] in
+            usleep(20_000)
+            leave()
+        }
+    }
+
+    func answer(_ request: ControlRequest) throws -> any Codable & Sendable {
+        switch request.command {
         case .status:
             let uptime = Double(monotonicNanoseconds() - startNanoseconds) / 1e9
             var report = StatusReport(
@@ -169,6 +188,9 @@ final class DaemonReports: Sendable {
             return ControlDone()
         case .check:
             return ControlProblems(problems: try database.leaks())
+        case .upgrade:
+            try upgrade(to: request.program)
+            return ControlDone()
         }
     }
 }

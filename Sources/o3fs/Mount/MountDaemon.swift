@@ -50,7 +50,7 @@ struct MountDaemon {
         let session: Session
         do {
             session = try makeSession(adapter)
-            supervision?.keep(session, status)
+            supervision?.keep(session, files, status)
             TerminationSignals.observe { _ in session.unmount() }
             try session.start()
         } catch {
@@ -59,7 +59,8 @@ struct MountDaemon {
         }
         supervision?.live(session, files)
         let reports = DaemonReports(
-            database: database, store: plan.store, mountpoint: plan.mountpoint, supervision: supervision
+            database: database, store: plan.store, mountpoint: plan.mountpoint, supervision: supervision,
+            leave: { session.leave() }
         ) {
             session.counters().mapValues {
                 OperationCounter(count: $0.count, errors: $0.errors, seconds: Double($0.nanoseconds) / 1e9)
@@ -89,6 +90,7 @@ struct MountDaemon {
         if let size = plan.fileBlockSize { options.blockSize = size }
         options.rootOwner = Owner(uid: geteuid(), gid: getegid())
         options.generation = supervision?.beginning.generation
+        options.lookupCounts = supervision?.lookupCounts
         options.continuesEarlierMount = supervision?.resumed != nil
         options.formatIfEmpty = !plan.engine.readOnly
         return options

@@ -13,6 +13,8 @@ final class Supervision: Sendable {
     let resumed: HeldSession?
     /// The lock of the store: taken over, or for handing on.
     let storeLock: SharedStoreLock
+    /// How often the kernel knows each file; nil: nobody counted yet.
+    let lookupCounts: Int32?
     private let link: SupervisorLink
     private let supervisor = getppid()
 
@@ -37,28 +39,30 @@ final class Supervision: Sendable {
         }
         self.beginning = beginning
         guard let bytes = beginning.kept else {
-            (resumed, storeLock) = (nil, SharedStoreLock())
+            (resumed, storeLock, lookupCounts) = (nil, SharedStoreLock(), nil)
             state = Mutex(State())
             return
         }
         guard let kept = KeptMount(bytes, descriptors: descriptors) else {
             throw CommandError("this program does not understand what the mount's last daemon has left: another version?")
         }
-        (resumed, storeLock) = (kept.session, SharedStoreLock(descriptor: kept.storeLock))
+        (resumed, lookupCounts) = (kept.session, kept.lookupCounts)
+        storeLock = SharedStoreLock(descriptor: kept.storeLock)
         state = Mutex(State(isKept: true))
     }
 
     // MARK: The daemon's life
 
     /// Leaves a session that this process has made with the supervisor.
-    func keep(_ session: Session, _ status: DaemonStatus) {
+    func keep(_ session: Session, _ files: FileSystem, _ status: DaemonStatus) {
         guard resumed == nil else { return }
-        guard let held = session.held, let lock = storeLock.descriptor else {
+        guard let held = session.held, let lock = storeLock.descriptor, let counts = files.lookupCountsDescriptor
+        else {
             status.note("the kernel (before Linux 6.9) cannot send requests again: the mount ends with its daemon")
             link.send(.over)
             return
         }
-        let kept = KeptMount(session: held, storeLock: lock)
+        let kept = KeptMount(session: held, storeLock: lock, lookupCounts: counts)
         let isKept = link.send(.keep(kept.encoded), descriptors: kept.descriptors)
         state.withLock { $0.isKept = isKept }
     }

@@ -43,8 +43,9 @@ final class Supervisor: Sendable {
         var beginning = SupervisorMessage.Beginning()
         var descriptors: [Int32] = []
         var statusDescriptor = statusDescriptor
-        // What the daemon is: another one only from an upgrade that has not proved itself to the end of its life.
+        // What the next daemon is, and what has gone on with the mount before.
         var program = Self.ownProgram
+        var proven = Self.ownProgram
         while true {
             let link: SupervisorLink
             let daemon: pid_t
@@ -55,6 +56,7 @@ final class Supervisor: Sendable {
             let outcome = listen(to: link, daemon, &beginning, &descriptors)
             let status = Self.wait(for: daemon)
             state.withLock { $0.daemon = nil }
+            if outcome.isReady { proven = program }
             if outcome.isOver || beginning.kept == nil { return Self.exitStatus(status) }
 
             beginning.generation += 1
@@ -66,9 +68,9 @@ final class Supervisor: Sendable {
             }
             beginning.deaths += 1
             beginning.cause = Self.describe(status)
-            if program != Self.ownProgram, !outcome.isReady {
+            if program != proven {
                 TroubleLog.report("\(program) cannot go on with the mount (\(beginning.cause)): back to the old program")
-                program = Self.ownProgram
+                program = proven
             }
             guard limit.forgives(deathAt: beginning.endNanoseconds) else {
                 TroubleLog.report(

@@ -9,7 +9,7 @@ import Testing
     @Test func answersEachCommand() throws {
         let directory = try TemporaryDirectory("control")
         let path = ControlSocket.path(store: directory.path)
-        let server = try ControlServer.start(path: path) { Echo(text: $0.rawValue) }
+        let server = try ControlServer.start(path: path) { Echo(text: $0.command.rawValue) }
         defer { server.stop() }
         for command in ControlCommand.allCases {
             #expect(try ControlClient.request(command, at: path) == Echo(text: command.rawValue))
@@ -101,8 +101,8 @@ import Testing
     @Test func slowRequestsDoNotBlockOthers() throws {
         let directory = try TemporaryDirectory("control")
         let path = ControlSocket.path(store: directory.path)
-        let server = try ControlServer.start(path: path) { command in
-            if command == .compact { sleep(60) }
+        let server = try ControlServer.start(path: path) { request in
+            if request.command == .compact { sleep(60) }
             return ControlDone()
         }
         defer { server.stop() }

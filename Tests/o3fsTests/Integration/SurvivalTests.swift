@@ -177,4 +177,28 @@ struct SurvivalTests {
         try mount.mount()
         #expect(try String(contentsOfFile: mount("file"), encoding: .utf8) == "x")
     }
+
+    @Test func anotherProgramGoesOn() throws {
+        let mount = try Self.mount()
+        let path = mount.path
+        try #require(mkdir(mount("t0"), 0o755) == 0)
+        let program = mount.directory.path + "/new"
+        try FileManager.default.copyItem(atPath: try #require(O3FSBinary.path), toPath: program)
+        let problems = try Self.meanwhile(1, { Self.turn(in: "\(path)/t\($0)", $1) }) {
+            let daemon = try mount.daemonProcess()
+            try O3FSBinary.succeed("upgrade", mount.path, "--program", program)
+            let next = try mount.daemonProcess()
+            #expect(next != daemon)
+            let running = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(next)/exe")
+            #expect(running == program)
+            // One that cannot go on is no harm.
+            let failed = try O3FSBinary.run("upgrade", mount.path, "--program", "/bin/false")
+            #expect(failed.status != 0 && failed.errors.contains("the old one does"), "\(failed)")
+            let last = try mount.daemonProcess()
+            #expect(try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(last)/exe") == program)
+        }
+        #expect(problems == [], "\(mount.troubles())")
+        try mount.unmount()
+        try O3FSBinary.succeed("check", mount.store)
+    }
 }

@@ -1,0 +1,81 @@
+import Glibc
+import Testing
+
+@testable import O3FileSystem
+
+@Suite struct OutcomeLogTests {
+    private let store = MemoryStore()
+
+    private func fileSystem(generation: UInt64?, _ counts: Int32? = nil) throws -> FileSystem {
+        var options = FileSystem.Options()
+        options.generation = generation
+        options.continuesEarlierMount = (generation ?? 0) > 0
+        options.lookupCounts = counts
+        return try FileSystem(store, options: options)
+    }
+
+    private func makeDirectory(_ fs: FileSystem, _ name: String, _ unique: UInt64, slot: UInt16) throws {
+        var name = name
+        try name.withUTF8 { name in
+            _ = try fs.makeDirectory(
+                in: rootInode, UnsafeRawBufferPointer(name), permissions: 0o755, owner: .root,
+                request: RequestTicket(unique: unique, slot: slot))
+        }
+    }
+
+    private func isDone(_ fs: FileSystem, _ unique: UInt64) -> Bool {
+        fs.isDone(RequestTicket(unique: unique, slot: 0))
+    }
+
+    @Test func theLastRequestOfEachSlotIsRemembered() throws {
+        let first = try fileSystem(generation: 0)
+        try makeDirectory(first, "a", 2, slot: 0)
+        try makeDirectory(first, "b", 4, slot: 1)
+        try makeDirectory(first, "c", 6, slot: 0)
+        // One that fails has done nothing.
+        #expect(throws: FileSystemError.self) { try makeDirectory(first, "a", 8, slot: 2) }
+        let second = try fileSystem(generation: 1)
+        #expect(!isDone(second, 2) && isDone(second, 4) && isDone(second, 6) && !isDone(second, 8))
+        // What the first had done may still be asked for when the second dies, until all is answered.
+        try makeDirectory(second, "d", 10, slot: 0)
+        let third = try fileSystem(generation: 2)
+        #expect(isDone(third, 4) && isDone(third, 6) && isDone(third, 10))
+        try third.forgetEarlierRequests()
+        try makeDirectory(third, "e", 12, slot: 5)
+        let fourth = try fileSystem(generation: 3)
+        #expect(!isDone(fourth, 6) && !isDone(fourth, 10) && isDone(fourth, 12))
+        #expect(try fourth.check() == [])
+    }
+
+    @Test func aNewMountRemembersNothing() throws {
+        try makeDirectory(try fileSystem(generation: 0), "a", 2, slot: 0)
+        let rows = store.rows.keys.count
+        #expect(!isDone(try fileSystem(generation: 0), 2))
+        #expect(store.rows.keys.count == rows - 1)
+        // Nobody goes on after a mount without generations: nothing is written.
+        try makeDirectory(try fileSystem(generation: nil), "b", 2, slot: 0)
+        #expect(store.rows.keys.count == rows + 1)
+    }
+
+    @Test func orphansLastAsLongAsTheKernelHoldsThem() throws {
+        let first = try fileSystem(generation: 0)
+        let held = try first.touch(rootInode, "held", retain: true).inode
+        let other = try first.touch(rootInode, "other", retain: true).inode
+        try first.touch(rootInode, "unknown")
+        try first.remove(rootInode, "held")
+        try first.remove(rootInode, "other")
+        let second = try fileSystem(generation: 1, dup(try #require(first.lookupCountsDescriptor)))
+        #expect(try second.getAttributes(held).linkCount == 0)
+        second.forget(held, count: 1)
+        expectErrno(ENOENT) { try second.getAttributes(held) }
+        // Known to nobody: gone at once, though it is older than this process.
+        let unknown = try second.find(rootInode, "unknown").inode
+        try second.remove(rootInode, "unknown")
+        expectErrno(ENOENT) { try second.getAttributes(unknown) }
+        // Forgotten, and the process died before it could delete it.
+        _ = second.lookups.release(other, 1)
+        let third = try fileSystem(generation: 2, dup(try #require(second.lookupCountsDescriptor)))
+        expectErrno(ENOENT) { try third.getAttributes(other) }
+        #expect(try third.check() == [])
+    }
+}

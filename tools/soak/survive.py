@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Kills the daemon of a mount again and again, while threads do what must be done exactly once.
+
+    survive.py O3FS STORE MOUNTPOINT ROUNDS [--workers] [--gap SECONDS]
+
+Each call's result is known beforehand: one that is done twice, or not at all, shows. Prints the pauses that a
+program sees: from the kill to the answer of a call that is made at once. Ends with status 1 at the first surprise.
+"""
+import errno
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+store, mnt, rounds = sys.argv[2], sys.argv[3], int(sys.argv[4])
+kills_workers = "--workers" in sys.argv
+gap = float(sys.argv[sys.argv.index("--gap") + 1]) if "--gap" in sys.argv else 0.3
+stop = threading.Event()
+problems = []
+turns = [0] * 4
+log = open(f"{store}/o3fs.log")
+
+
+def status():
+    """What the daemon answers on its socket; None when none does."""
+    try:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(60)
+            s.connect(f"{store}/control.sock")
+            s.sendall(b'{"command":"status"}\n')
+            data = b""
+            while not data.endswith(b"\n"):
+                part = s.recv(1 << 16)
+                if not part:
+                    return None
+                data += part
+            return json.loads(data)["result"]
+    except OSError:
+        return None
+
+
+def expect(what, wanted, call, *arguments):
+    found = 0
+    try:
+        call(*arguments)
+    except OSError as error:
+        found = error.errno
+    if found != wanted:
+        raise AssertionError(f"{what} {arguments}: {errno.errorcode.get(found, found)}, not {errno.errorcode.get(wanted, wanted)}")
+
+
+def create(path):
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+
+
+def names(thread):
+    """Makes, links, renames and removes: every result is known."""
+    base = f"{mnt}/once{thread}"
+    os.mkdir(base)
+    step = 0
+    while not stop.is_set():
+        n = f"{base}/{step}"
+        step += 1
+        expect("mkdir", 0, os.mkdir, n + ".d")
+        expect("mkdir", errno.EEXIST, os.mkdir, n + ".d")
+        expect("create", 0, create, n)
+        expect("create", errno.EEXIST, create, n)
+        expect("link", 0, os.link, n, n + ".l")
+        expect("symlink", 0, os.symlink, "target", n + ".s")
+        expect("setxattr", 0, os.setxattr, n, "user.one", b"1", os.XATTR_CREATE)
+        expect("removexattr", 0, os.removexattr, n, "user.one")
+        expect("rename", 0, os.rename, n, n + ".r")
+        expect("rename", errno.ENOENT, os.rename, n, n + ".r")
+        if os.stat(n + ".l").st_nlink != 2:
+            raise AssertionError("links")
+        expect("rename", 0, os.rename, n + ".r", n + ".s")
+        expect("unlink", 0, os.unlink, n + ".l")
+        expect("unlink", errno.ENOENT, os.unlink, n + ".l")
+        expect("unlink", 0, os.unlink, n + ".s")
+        expect("rmdir", 0, os.rmdir, n + ".d")
+        expect("rmdir", errno.ENOENT, os.rmdir, n + ".d")
+        turns[thread] += 1
+    if os.listdir(base):
+        raise AssertionError(f"left in {base}: {os.listdir(base)}")
+
+
+def open_files(_):
+    """Writes to files that have lost their names, and appends to one that has not; reads both again."""
+    count = 0
+    with open(f"{mnt}/append", "ab", buffering=0) as file:
+        while not stop.is_set():
+            path = f"{mnt}/gone"
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
+            os.unlink(path)
+            data = os.urandom(random.randrange(1, 200_000))
+            for start in range(0, len(data), 10_000):
+                os.pwrite(fd, data[start : start + 10_000], start)
+                time.sleep(0.003)
+            if os.pread(fd, len(data) + 1, 0) != data:
+                raise AssertionError("a file without a name holds something else")
+            os.close(fd)
+            file.write(b"%09d\n" % count)
+            count += 1
+            turns[3] += 1
+    with open(f"{mnt}/append", "rb") as file:
+        if file.read() != b"".join(b"%09d\n" % n for n in range(count)):
+            raise AssertionError("appended lines are missing, or there twice")
+
+
+def listings(_):
+    """A directory that does not change is the same in each listing."""
+    base = f"{mnt}/many"
+    os.mkdir(base)
+    for n in range(3000):
+        create(f"{base}/{n}")
+    while not stop.is_set():
+        found = 0
+        with os.scandir(base) as entries:
+            for _ in entries:
+                found += 1
+                if found % 500 == 0:
+                    time.sleep(0.02)
+        if found != 3000:
+            raise AssertionError(f"a listing of {found} entries of 3000")
+
+
+def guarded(body, number):
+    try:
+        body(number)
+    except BaseException as error:
+        problems.append(f"{body.__name__}: {error!r}")
+        stop.set()
+
+
+threads = [threading.Thread(target=guarded, args=(names, n)) for n in range(3)]
+threads += [threading.Thread(target=guarded, args=(body, 0)) for body in (open_files, listings)]
+for thread in threads:
+    thread.start()
+
+pauses = []
+daemon = status()["daemon"]["pid"]
+for round in range(rounds):
+    time.sleep(random.uniform(0, 2 * gap))
+    if stop.is_set():
+        break
+    if kills_workers:
+        for worker in status()["workers"]:
+            if random.random() < 0.5 and worker["pid"] != daemon:
+                os.kill(worker["pid"], signal.SIGKILL)
+    start = time.monotonic()
+    os.kill(daemon, signal.SIGKILL)
+    try:
+        os.mkdir(f"{mnt}/probe")
+        pauses.append(time.monotonic() - start)
+        os.rmdir(f"{mnt}/probe")
+    except OSError as error:
+        problems.append(f"probe: {error!r}")
+    while not problems:
+        now = status()
+        if now and now["daemon"]["pid"] != daemon:
+            daemon = now["daemon"]["pid"]
+            break
+        if time.monotonic() - start > 60:
+            problems.append("no other daemon came")
+        time.sleep(0.002)
+    if problems:
+        break
+    if (round + 1) % 100 == 0:
+        print(f"kill {round + 1}: fine, {sum(turns)} turns", flush=True)
+stop.set()
+for thread in threads:
+    thread.join(60)
+pauses.sort()
+last = status() or {}
+if pauses:
+    at = lambda p: pauses[min(len(pauses) - 1, int(len(pauses) * p))] * 1000
+    dm = last.get("dm", {})
+    print(
+        f"{len(pauses)} kills, {sum(turns)} turns; pause P50 {at(0.5):.0f} ms, P99 {at(0.99):.0f} ms, "
+        f"longest {pauses[-1] * 1000:.0f} ms; memtables in DM: {sum(m['bytes'] for m in dm.get('memtables', [])) >> 20} MiB"
+    )
+for problem in problems:
+    print(problem, file=sys.stderr)
+sys.exit(1 if problems else 0)
