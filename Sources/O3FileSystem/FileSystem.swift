@@ -39,6 +39,8 @@ public final class FileSystem: Sendable {
         public var generation: UInt64?
         /// Inode rows kept in memory, at about 150 bytes each; 0 for none.
         public var cachedInodes = 65_536
+        /// Whether new files inherit access control lists.
+        public var accessControlLists = true
         /// Links a file may have before EMLINK.
         public var maximumLinks: UInt32 = 0x7fff_ffff
         /// Where "now" comes from.

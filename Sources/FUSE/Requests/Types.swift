@@ -14,7 +14,8 @@ public struct RequestContext: Sendable {
     public let gid: UInt32
     /// The calling thread, 0 when the kernel asks on its own behalf.
     public let pid: Int32
-    /// Already applied to modes by the kernel.
+    /// Only with requests that make a file. Already applied to modes by the kernel, unless
+    /// `SessionOptions.accessControlLists` is set: then it is the file system's to apply.
     public var umask: UInt32
     /// The kernel's number of this request: unique during the life of a mount, and the same when it is sent again.
     public let unique: UInt64
@@ -22,6 +23,20 @@ public struct RequestContext: Sendable {
     public var thread = 0
     /// It was sent before, to a process that has left no answer, but may have done what it asks for.
     public var isResent = false
+
+    /// Whether the caller is in the group, by its own or by a supplementary one. Reads /proc: for rare requests.
+    public func belongs(to group: UInt32) -> Bool {
+        if gid == group { return true }
+        guard pid > 0, let file = fopen("/proc/\(pid)/status", "re") else { return false }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 1 << 16)
+        while fgets(&line, Int32(line.count), file) != nil {
+            let text = line.withUnsafeBufferPointer { String(decoding: $0.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self) }
+            guard text.hasPrefix("Groups:") else { continue }
+            return text.split(whereSeparator: \.isWhitespace).dropFirst().contains { UInt32($0) == group }
+        }
+        return false
+    }
 }
 
 /// Seconds since 1970 (negative before) and 0 …< 1,000,000,000 nanoseconds.

@@ -11,6 +11,7 @@ extension SessionOptions {
             | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT
             | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_EXPLICIT_INVAL_DATA
         if writebackCache { wanted |= FUSE_CAP_WRITEBACK_CACHE }
+        if accessControlLists { wanted |= FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK }
         connection.want = connection.capable & UInt32(bitPattern: Int32(wanted))
         connection.max_write = UInt32(maximumWriteBytes)
         // libfuse wants the mount option repeated.

@@ -16,6 +16,9 @@ public struct SessionOptions: Sendable {
     public var writebackCache = false
     /// How far the kernel reads ahead of a sequential reader, in KiB. Needs root; best effort.
     public var readAheadKiB = 4096
+    /// The kernel enforces access control lists, which it keeps as extended attributes; the file system applies
+    /// umasks and default lists to new files, and keeps lists and permission bits in step.
+    public var accessControlLists = false
     /// The file system drops set-user-ID bits where `clearsPrivileges` says so and when a file's owner
     /// changes. Saves one message before the first write to each file, and before each without it.
     public var clearsPrivilegesWhenTold = false

@@ -203,6 +203,7 @@ extension FileSystem {
             if mode == .zeroRange { row.size = max(row.size, end) }
         }
         if clearsPrivileges { row.clearPrivileges() }
+        dropCapabilities(inode, &row, batch)
         row.modificationTime = now
         row.changeTime = now
         try commit(batch, inode, row)

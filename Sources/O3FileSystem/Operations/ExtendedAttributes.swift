@@ -7,13 +7,18 @@ extension FileSystem {
     /// XATTR_SIZE_MAX and XATTR_NAME_MAX of Linux.
     public static let maximumAttributeBytes = 64 << 10
     public static let maximumAttributeNameBytes = NameKey.maximumNameLength
+    /// XATTR_LIST_MAX of Linux: more names could not be listed.
+    public static let maximumAttributeListBytes = 64 << 10
 
-    /// ERANGE for a name longer than 255 bytes, E2BIG for a value over 64 KiB, EEXIST, ENODATA.
+    /// ERANGE for a name longer than 255 bytes, E2BIG for a value over 64 KiB, ENOSPC when the list of the inode's
+    /// names would be over 64 KiB, EEXIST, ENODATA. Access control lists: see `putAccessControl`;
+    /// `keepsSetGroupID` is false for a caller that may not have a file set its group's id.
     public func setExtendedAttribute(
         _ inode: InodeNumber,
         _ name: UnsafeRawBufferPointer,
         _ value: UnsafeRawBufferPointer,
         mode: ExtendedAttributeMode = .createOrReplace,
+        keepsSetGroupID: Bool = true,
         request: RequestTicket? = nil
     ) throws(FileSystemError) {
         try checkAttribute(name)
@@ -23,15 +28,22 @@ extension FileSystem {
         defer { locks.unlock(stripe) }
         var row = try requireLockedInode(inode)
         let key = NameKey(extendedAttributeOf: inode, name)
-        if mode != .createOrReplace {
-            let isThere = row.hasExtendedAttributes ? try store.fetch(key) != nil : false
-            if mode == .create, isThere { throw .exists }
-            if mode == .replace, !isThere { throw .posix(ENODATA) }
+        let isThere = row.hasExtendedAttributes ? try store.fetch(key) != nil : false
+        if mode == .create, isThere { throw .exists }
+        if mode == .replace, !isThere { throw .posix(ENODATA) }
+        if row.hasExtendedAttributes, !isThere {
+            let names = try attributeNames(inode)
+            guard names.count + name.count < Self.maximumAttributeListBytes else { throw .posix(ENOSPC) }
         }
-        row.flags |= Inode.Flag.extendedAttributes
         row.changeTime = options.clock()
         let batch = locks.batch(stripe)
-        batch.put(key, value)
+        if isAccessControlList(name) {
+            try putAccessControl(inode, &row, name, value, keepsSetGroupID: keepsSetGroupID, batch)
+        } else {
+            row.flags |= Inode.Flag.extendedAttributes
+            if name.elementsEqual(Self.capabilityName) { row.flags |= Inode.Flag.capabilities }
+            batch.put(key, value)
+        }
         outcomes.note(request, in: batch)
         try commit(batch, inode, row)
     }
@@ -51,6 +63,10 @@ extension FileSystem {
     /// The names, each followed by a NUL, as listxattr(2) returns them.
     public func listExtendedAttributes(_ inode: InodeNumber) throws(FileSystemError) -> [UInt8] {
         guard try requireInode(inode).hasExtendedAttributes else { return [] }
+        return try attributeNames(inode)
+    }
+
+    private func attributeNames(_ inode: InodeNumber) throws(FileSystemError) -> [UInt8] {
         let cursor = try store.scan(
             from: RowKey.first(.extendedAttribute, of: inode).bytes,
             to: RowKey.first(.extendedAttribute, of: inode + 1).bytes
@@ -81,7 +97,12 @@ extension FileSystem {
         guard row.hasExtendedAttributes, try store.fetch(key) != nil else { throw .posix(ENODATA) }
         row.changeTime = options.clock()
         let batch = locks.batch(stripe)
-        batch.delete(key)
+        if isAccessControlList(name) {
+            dropAccessControl(inode, &row, name, batch)
+        } else {
+            if name.elementsEqual(Self.capabilityName) { row.flags &= ~Inode.Flag.capabilities }
+            batch.delete(key)
+        }
         outcomes.note(request, in: batch)
         try commit(batch, inode, row)
     }

@@ -86,11 +86,12 @@ extension FileSystem {
         var row = try requireLockedInode(inode)
         let batch = locks.batch(stripe)
         let now = options.clock()
-        if let mode = changes.mode { row.mode = row.mode & S_IFMT | mode & 0o7777 }
+        if let mode = changes.mode { try changeMode(inode, &row, to: mode, batch) }
         if changes.uid != nil || changes.gid != nil {
             row.uid = changes.uid ?? row.uid
             row.gid = changes.gid ?? row.gid
             if changes.mode == nil, !row.isDirectory { row.clearPrivileges() }
+            dropCapabilities(inode, &row, batch)
         }
         // A value that a truncation cuts is referenced by the batch.
         var cut: [UInt8] = []
@@ -100,6 +101,7 @@ extension FileSystem {
             guard size <= Self.maximumFileSize else { throw .posix(EFBIG) }
             try resize(inode, &row, to: size, batch, &cut)
             row.modificationTime = now
+            dropCapabilities(inode, &row, batch)
         }
         if changes.clearsPrivileges, !row.isDirectory { row.clearPrivileges() }
         if let time = changes.accessTime { row.accessTime = try resolve(time, now) }

@@ -96,10 +96,13 @@ extension FileSystem {
 
     // MARK: Making files
 
+    // `umask`: the bits that a new file does not get, unless its directory has a default access control list.
+
     public func makeDirectory(
         in parent: InodeNumber,
         _ name: UnsafeRawBufferPointer,
         permissions: UInt32,
+        umask: UInt32 = 0,
         owner: Owner,
         retain: Bool = false,
         request: RequestTicket? = nil
@@ -109,6 +112,7 @@ extension FileSystem {
             name,
             mode: S_IFDIR | permissions & 0o7777,
             rdev: 0,
+            umask,
             owner,
             target: nil,
             exclusive: true,
@@ -123,6 +127,7 @@ extension FileSystem {
         _ name: UnsafeRawBufferPointer,
         mode: UInt32,
         rdev: UInt32 = 0,
+        umask: UInt32 = 0,
         owner: Owner,
         retain: Bool = false,
         request: RequestTicket? = nil
@@ -135,6 +140,7 @@ extension FileSystem {
             name,
             mode: full,
             rdev: isDevice ? rdev : 0,
+            umask,
             owner,
             target: nil,
             exclusive: true,
@@ -148,6 +154,7 @@ extension FileSystem {
         in parent: InodeNumber,
         _ name: UnsafeRawBufferPointer,
         permissions: UInt32,
+        umask: UInt32 = 0,
         owner: Owner,
         exclusive: Bool = false,
         retain: Bool = false
@@ -157,6 +164,7 @@ extension FileSystem {
             name,
             mode: S_IFREG | permissions & 0o7777,
             rdev: 0,
+            umask,
             owner,
             target: nil,
             exclusive: exclusive,
@@ -181,6 +189,7 @@ extension FileSystem {
             name,
             mode: S_IFLNK | 0o777,
             rdev: 0,
+            0,
             owner,
             target: target,
             exclusive: true,
@@ -203,14 +212,16 @@ extension FileSystem {
     public func createUnnamed(
         in parent: InodeNumber,
         permissions: UInt32,
+        umask: UInt32 = 0,
         owner: Owner
     ) throws(FileSystemError) -> Attributes {
         let directory = try requireInode(parent)
         guard directory.isDirectory else { throw .notDirectory }
         let number = try allocator.allocate()
         let inherited = inherit(mode: S_IFREG | permissions & 0o7777, owner, from: directory)
-        let row = Inode(mode: inherited.mode, owner: inherited.owner, linkCount: 0, time: options.clock())
+        var row = Inode(mode: inherited.mode, owner: inherited.owner, linkCount: 0, time: options.clock())
         let batch = WriteBatch()
+        try inheritPermissions(number, &row, umask: umask, from: parent, directory, batch)
         batch.put(.inode(number), row)
         batch.put(.orphan(number), UnsafeRawBufferPointer(start: nil, count: 0))
         lookups.retain(number)
@@ -236,6 +247,7 @@ extension FileSystem {
         _ name: UnsafeRawBufferPointer,
         mode: UInt32,
         rdev: UInt32,
+        _ umask: UInt32,
         _ owner: Owner,
         target: UnsafeRawBufferPointer?,
         exclusive: Bool,
@@ -268,6 +280,7 @@ extension FileSystem {
         directory.addEntry(isDirectory: isDirectory, now)
         if isDirectory { row.parent = parent }
         let batch = locks.batch(stripe)
+        try inheritPermissions(number, &row, umask: umask, from: parent, directory, batch)
         if let target {
             row.size = UInt64(target.count)
             row.blocks = 1

@@ -38,6 +38,7 @@ extension FileSystem {
         row.modificationTime = now
         row.changeTime = now
         if clearsPrivileges { row.clearPrivileges() }
+        dropCapabilities(inode, &row, batch)
         try commit(batch, inode, row, sync: sync)
     }
 

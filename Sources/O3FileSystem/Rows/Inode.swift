@@ -9,7 +9,12 @@ struct Inode: Equatable, Sendable {
         static let estimatedBlocks: UInt32 = 1
         /// There are, or were, extended attributes; without it there are none to look for.
         static let extendedAttributes: UInt32 = 2
-        static let all: UInt32 = estimatedBlocks | extendedAttributes
+        /// There is an access control list beside the permission bits; a directory's list for new files; a
+        /// program's capabilities: extended attributes all of them.
+        static let accessList: UInt32 = 4
+        static let defaultList: UInt32 = 8
+        static let capabilities: UInt32 = 16
+        static let all: UInt32 = 31
     }
 
     var mode: UInt32

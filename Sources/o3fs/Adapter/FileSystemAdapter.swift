@@ -58,7 +58,7 @@ final class FileSystemAdapter: FileSystemOperations {
         return try answer { () throws(FileSystemError) in
             entry(
                 try files.makeNode(
-                    in: parent, name, mode: mode, rdev: rdev, owner: Owner(context), retain: true,
+                    in: parent, name, mode: mode, rdev: rdev, umask: context.umask, owner: Owner(context), retain: true,
                     request: ticket(context)))
         }
     }
@@ -70,7 +70,7 @@ final class FileSystemAdapter: FileSystemOperations {
         return try answer { () throws(FileSystemError) in
             entry(
                 try files.makeDirectory(
-                    in: parent, name, permissions: mode & 0o7777, owner: Owner(context), retain: true,
+                    in: parent, name, permissions: mode & 0o7777, umask: context.umask, owner: Owner(context), retain: true,
                     request: ticket(context)))
         }
     }
@@ -92,7 +92,9 @@ final class FileSystemAdapter: FileSystemOperations {
         _ context: RequestContext, parent: NodeID, mode: UInt32, flags: Int32
     ) throws(Errno) -> (EntryReply, OpenReply) {
         try answer { () throws(FileSystemError) in
-            (entry(try files.createUnnamed(in: parent, permissions: mode & 0o7777, owner: Owner(context))), OpenReply())
+            let made = try files.createUnnamed(
+                in: parent, permissions: mode & 0o7777, umask: context.umask, owner: Owner(context))
+            return (entry(made), OpenReply())
         }
     }
 
@@ -289,7 +291,11 @@ final class FileSystemAdapter: FileSystemOperations {
         default: throw .invalid
         }
         try answer { () throws(FileSystemError) in
-            try files.setExtendedAttribute(node, name, value, mode: mode, request: ticket(context))
+            let isList = name.starts(with: Self.systemPrefix)
+            var keepsSetGroupID = true
+            if isList { keepsSetGroupID = try mayKeepSetGroupID(context, node) }
+            try files.setExtendedAttribute(
+                node, name, value, mode: mode, keepsSetGroupID: keepsSetGroupID, request: ticket(context))
         }
     }
 
@@ -301,7 +307,10 @@ final class FileSystemAdapter: FileSystemOperations {
     }
 
     func listExtendedAttributes(_ context: RequestContext, node: NodeID) throws(Errno) -> [UInt8] {
-        try answer { () throws(FileSystemError) in try files.listExtendedAttributes(node) }
+        let names = try answer { () throws(FileSystemError) in try files.listExtendedAttributes(node) }
+        // Names that only root may read are shown to nobody else.
+        guard context.uid != 0, !names.isEmpty else { return names }
+        return names.split(separator: 0).filter { !$0.starts(with: Self.trustedPrefix) }.flatMap { $0 + [0] }
     }
 
     func removeExtendedAttribute(_ context: RequestContext, node: NodeID, name: NameBytes) throws(Errno) {
@@ -316,12 +325,25 @@ final class FileSystemAdapter: FileSystemOperations {
     private static let xattrCreate: Int32 = 1
     private static let xattrReplace: Int32 = 2
 
-    /// Access control lists live in "system."; one that is stored but not enforced would be a lie.
+    /// Who may use a namespace the kernel checks; what is in none is not supported. Access control lists live in
+    /// "system."; one that is stored but not enforced would be a lie.
     private func checkNamespace(_ name: NameBytes) throws(Errno) {
-        if name.starts(with: Self.systemPrefix) { throw .notSupported }
+        for prefix in Self.freePrefixes where name.starts(with: prefix) {
+            guard name.count > prefix.count else { throw .invalid }
+            return
+        }
+        guard files.options.accessControlLists, files.isAccessControlList(name) else { throw .notSupported }
+    }
+
+    /// Of a file's group, or root: as for chmod(2).
+    private func mayKeepSetGroupID(_ context: RequestContext, _ node: NodeID) throws(FileSystemError) -> Bool {
+        if context.uid == 0 { return true }
+        return context.belongs(to: try files.getAttributes(node).gid)
     }
 
     private static let systemPrefix = Array("system.".utf8)
+    private static let trustedPrefix = Array("trusted.".utf8)
+    private static let freePrefixes = ["user.", "security.", "trusted."].map { Array($0.utf8) }
 
     // MARK: The whole
 

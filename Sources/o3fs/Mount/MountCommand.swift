@@ -123,6 +123,7 @@ struct MountCommand: ParsableCommand {
         plan.fileBlockSize = fileBlockSize?.bytes
         plan.timeouts = .init(attributes: attributeTimeout, entries: entryTimeout, absences: negativeTimeout)
         plan.session.mountOptions = mountOptions.kernel
+        plan.session.accessControlLists = mountOptions.accessControlLists
         plan.session.threads = threads
         plan.workers = workers
         plan.distance = distance

@@ -92,6 +92,7 @@ struct MountDaemon {
         options.generation = supervision?.beginning.generation
         options.lookupCounts = supervision?.lookupCounts
         options.continuesEarlierMount = supervision?.resumed != nil
+        options.accessControlLists = plan.session.accessControlLists
         options.formatIfEmpty = !plan.engine.readOnly
         return options
     }

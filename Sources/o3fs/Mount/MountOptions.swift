@@ -5,6 +5,7 @@ struct MountOptions: Equatable {
     /// For libfuse, escaped as it wants them.
     var kernel: [String] = []
     var isReadOnly = false
+    var accessControlLists = true
 
     /// Options of `o3fs mount` that fstab can give as `name=value`: each is `--name value`.
     static let namedOptions: Set<String> = [
@@ -27,7 +28,7 @@ struct MountOptions: Equatable {
     private static let ignored: Set<String> = [
         "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "atime",
         "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "loud",
-        "silent", "big_writes", "nonempty",
+        "silent", "big_writes", "nonempty", "user_xattr",
     ]
 
     /// From the values of all `-o` options, each comma-separated.
@@ -51,6 +52,8 @@ struct MountOptions: Equatable {
                 }
                 kernel.append("max_read=\(bytes.bytes)")
             case "no_default_permissions": checksPermissions = false
+            case "acl": accessControlLists = true
+            case "noacl": accessControlLists = false
             case "ro":
                 isReadOnly = true
                 kernel.append(option)
@@ -62,6 +65,8 @@ struct MountOptions: Equatable {
             default: throw CommandError("unknown mount option \(option)")
             }
         }
+        // The kernel checks permissions where it checks lists.
+        if !checksPermissions { accessControlLists = false }
         if checksPermissions, !kernel.contains("default_permissions") { kernel.append("default_permissions") }
         kernel += ["fsname=" + Self.escape(name), "subtype=" + Self.escape(subtype)]
     }
