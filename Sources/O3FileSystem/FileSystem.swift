@@ -55,6 +55,8 @@ public final class FileSystem: Sendable {
     public let blockSize: Int
 
     let nameHash: NameHash
+    /// When the file system was made.
+    let birth: Timestamp
     let locks = StripedLocks()
     let cache: InodeCache
     let lookups: LookupCounts
@@ -78,6 +80,7 @@ public final class FileSystem: Sendable {
         self.options = options
         blockSize = superblock.blockSize
         nameHash = superblock.nameHash
+        birth = superblock.birth
         cache = InodeCache(capacity: options.cachedInodes)
         allocator = InodeAllocator(superblock, store: store)
         outcomes = try OutcomeLog(store, generation: options.generation, mayWrite: options.formatIfEmpty)

@@ -17,6 +17,7 @@ struct O3FS: ParsableCommand {
             KeyValueCommand.self,
             CompactCommand.self,
             CheckCommand.self,
+            RepairCommand.self,
             BenchCommand.self,
         ])
 
