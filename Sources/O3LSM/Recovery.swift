@@ -176,18 +176,22 @@ extension EngineCore {
         if case .rebuilt(let reason) = refusal { recovery.note = reason }
         guard let region else { return nil }
         region.fabric = fabric
-        let allocator = SlabAllocator(slabCount: region.slabCount)
-        do throws(EngineError) {
-            let found = try RegionRecovery.run(
-                region, allocator, flushed: versions.flushedSequence, visible: region.visibleSequence)
-            recovery.droppedEntries = found.droppedEntries
-            region.visibleSequence = found.visible
-            fabric?.transfer(found.memtables.reduce(0) { $0 + $1.reservedBytes })
-            return LiveRegion(region: region, allocator: allocator, memtables: found.memtables)
-        } catch {
-            recovery.note = error.description
-            return nil
+        for visible in region.possibleVisibleSequences {
+            // What an attempt that failed has claimed is claimed anew.
+            let allocator = SlabAllocator(slabCount: region.slabCount)
+            do throws(EngineError) {
+                let found = try RegionRecovery.run(
+                    region, allocator, flushed: versions.flushedSequence, visible: visible)
+                recovery.droppedEntries = found.droppedEntries
+                recovery.note = nil
+                region.visibleSequence = found.visible
+                fabric?.transfer(found.memtables.reduce(0) { $0 + $1.reservedBytes })
+                return LiveRegion(region: region, allocator: allocator, memtables: found.memtables)
+            } catch {
+                recovery.note = error.description
+            }
         }
+        return nil
     }
 
     private static func createRegion(_ identity: StoreIdentity, _ options: Options) throws(EngineError) -> Region {

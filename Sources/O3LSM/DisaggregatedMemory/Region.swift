@@ -202,13 +202,25 @@ final class Region: @unchecked Sendable {
     }
 
     /// Everything up to this sequence number is visible to readers and survives the death of processes.
+    ///
+    /// Setting it also stores its complement, first and in the same cache line: what a flipped bit makes of either
+    /// does not go unseen (`possibleVisibleSequences`).
     var visibleSequence: SequenceNumber {
         @inline(__always) get {
             sharedWord64(base + RegionLayout.Header.visibleSequence).pointee.load(ordering: .acquiring)
         }
         @inline(__always) set {
+            sharedWord64(base + RegionLayout.Header.visibleComplement).pointee.store(~newValue, ordering: .releasing)
             sharedWord64(base + RegionLayout.Header.visibleSequence).pointee.store(newValue, ordering: .releasing)
         }
+    }
+
+    /// What an owner that died may have meant by its visible sequence, the more entries the better: one number, or
+    /// two when word and complement disagree. Then the owner died between its two stores, or a bit is damaged;
+    /// which of them is right the entries tell, which must be as many as it says.
+    var possibleVisibleSequences: [SequenceNumber] {
+        let complement = sharedWord64(base + RegionLayout.Header.visibleComplement).pointee.load(ordering: .acquiring)
+        return Set([visibleSequence, ~complement]).sorted(by: >)
     }
 
     /// Where the memtables were born that are missing between what the region holds and its visible sequence.
@@ -253,6 +265,7 @@ final class Region: @unchecked Sendable {
         // Generations name files, too: those of two regions of one store must not meet.
         base.storeBytes(
             of: UInt64.random(in: 0...JobWord.maximumGeneration / 2), toByteOffset: Header.generation, as: UInt64.self)
+        visibleSequence = 0
         for (index, byte) in storeID.prefix(16).enumerated() {
             base.storeBytes(of: byte, toByteOffset: Header.storeID + index, as: UInt8.self)
         }

@@ -12,7 +12,7 @@
 /// All integers are in the machine's byte order: a region never leaves the machine.
 enum RegionLayout {
     static let magic: UInt64 = 0x4d44_4d53_4c33_4f00  // "\0O3LSMDM"
-    static let version: UInt32 = 3
+    static let version: UInt32 = 4
 
     static let slabBytes = 1 << 20
     static let slabShift: UInt32 = 20
@@ -31,7 +31,8 @@ enum RegionLayout {
         static let ready = 88  // u32: 1 once the region is initialised and the log is read into it
         static let placement = 92  // u32: 1 while memtables are born outside of the region (staged)
         static let build = 96  // u32: the owner's build; processes of another build keep away
-        static let visibleSequence = 128  // u64, a cache line of its own
+        static let visibleSequence = 128  // u64, a cache line of its own with the next one
+        static let visibleComplement = 136  // u64: the complement of the visible sequence, stored before it
         static let nextMemtableID = 192  // u64
     }
 
