@@ -24,6 +24,7 @@ extension EngineCore {
             isNew
             ? try StoreIdentity.create(at: layout.identity, storage: storage)
             : try StoreIdentity.load(from: layout.identity, storage: storage)
+        if isNew { try syncParent(layout, storage) }
         if !options.readOnly { try versions.removeOrphans() }
 
         var recovery = Statistics.Recovery()
@@ -159,6 +160,20 @@ extension EngineCore {
             try storage.createDirectory(directory)
         }
         return true
+    }
+
+    /// The store's own name must survive power loss, too, before anything in it is said to.
+    ///
+    /// A parent that this process may not open has been filled by somebody else, who is to sync it.
+    private static func syncParent(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) {
+        // "name" and "name/" are in the working directory, "/name" is in the root.
+        var path = Substring(layout.root)
+        while path.count > 1, path.last == "/" { path.removeLast() }
+        let slash = path.lastIndex(of: "/")
+        let parent = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+        do throws(EngineError) { try storage.syncDirectory(parent) } catch {
+            guard error.posixCode == EACCES || error.posixCode == EPERM else { throw error }
+        }
     }
 
     private struct LiveRegion {

@@ -64,10 +64,19 @@ final class NumberedHistory {
     static let head = Array("head".utf8)
     let seed: UInt64
     /// Batches whose write has been called, and the last one that a returned sync or flush covered.
-    private(set) var begun = 0
-    private(set) var synced = 0
+    private(set) var begun = 0 { didSet { onProgress(begun, synced) } }
+    private(set) var synced = 0 { didSet { onProgress(begun, synced) } }
+    private let onProgress: (_ begun: Int, _ synced: Int) -> Void
 
-    init(seed: UInt64) { self.seed = seed }
+    /// Bytes above 1000 that a value may have.
+    private let spread: Int
+
+    /// `onProgress` hears each change of `begun` and `synced`.
+    init(seed: UInt64, spread: Int = 20_000, onProgress: @escaping (_ begun: Int, _ synced: Int) -> Void = { _, _ in }) {
+        self.seed = seed
+        self.spread = spread
+        self.onProgress = onProgress
+    }
 
     static var options: Options {
         var options = TemporaryStore.smallOptions
@@ -101,7 +110,7 @@ final class NumberedHistory {
             case 0: return .delete(index)
             case 1: return .deleteRange(index, index + 1 + random.below(8))
             default:
-                var bytes = [UInt8](repeating: UInt8(truncatingIfNeeded: number), count: 1000 + random.below(20_000))
+                var bytes = [UInt8](repeating: UInt8(truncatingIfNeeded: number), count: 1000 + random.below(spread))
                 bytes.append(contentsOf: NumberedHistory.value(ofBatch: number))
                 return .put(index, bytes)
             }
@@ -152,13 +161,18 @@ final class NumberedHistory {
     }
 
     /// Goes through the history until something fails, and drops the database as the cut of power would.
-    func run(_ storage: any Storage) {
-        guard let database = try? Database.open("/store", options: NumberedHistory.options, storage: storage) else {
-            return
-        }
+    ///
+    /// - Parameters:
+    ///   - batches: how far it goes.
+    ///   - restart: the number of the batch after which the database is closed and opened again.
+    func run(
+        _ storage: any Storage, batches: Int = NumberedHistory.batches, restart: Int? = nil
+    ) {
+        let options = NumberedHistory.options
+        guard var database = try? Database.open("/store", options: options, storage: storage) else { return }
         defer { abandon(database) }
         do {
-            for number in 1...NumberedHistory.batches {
+            for number in 1...batches {
                 begun = number
                 try database.write(batch(number))
                 if number % 3 == 0 {
@@ -169,7 +183,12 @@ final class NumberedHistory {
                     try database.flush()
                     synced = number
                 }
-                if number == 28 { try database.compact() }
+                if number % 14 == 0 { try database.compact() }
+                if number == restart {
+                    try database.close()
+                    synced = number
+                    database = try Database.open("/store", options: options, storage: storage)
+                }
             }
         } catch {}
     }

@@ -68,7 +68,8 @@ final class MemoryStorage: Storage {
     }
 
     fileprivate struct State {
-        var directories: [String: Directory] = [:]
+        /// The root is always there.
+        var directories: [String: Directory] = ["/": Directory()]
         var changes = 0
         var changesLeft = Int.max
         var locked: Set<String> = []
@@ -147,6 +148,18 @@ final class MemoryStorage: Storage {
     /// The bytes of a file as a reader sees them; nil if there is none.
     func bytes(of path: String) -> [UInt8]? {
         try? withState { (state) throws(EngineError) in try state.file(path).bytes }
+    }
+
+    /// The paths of all directories, with nil, and of all files, with their bytes.
+    var tree: [String: [UInt8]?] {
+        mutex.withLock { _ in
+            var tree: [String: [UInt8]?] = [:]
+            for (path, directory) in unguarded.directories {
+                tree.updateValue(nil, forKey: path)
+                for (name, file) in directory.entries { tree.updateValue(file.bytes, forKey: path + "/" + name) }
+            }
+            return tree
+        }
     }
 
     /// Puts a synced file there, or other bytes into the one that is.
