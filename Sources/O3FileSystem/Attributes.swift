@@ -120,11 +120,14 @@ public struct DirectoryEntry {
     public let attributes: Attributes?
 }
 
-/// What statfs(2) tells. Inodes are not limited, so there is no count of free ones.
+/// What statfs(2) tells.
 public struct FileSystemSpace: Equatable, Sendable {
     public var blockSize: UInt32
     public var totalBlocks: UInt64
     public var freeBlocks: UInt64
+    /// Both 0 when inodes are not limited: then they are not counted.
+    public var totalInodes: UInt64 = 0
+    public var freeInodes: UInt64 = 0
     public var maximumNameLength: UInt32
 }
 

@@ -39,6 +39,9 @@ public final class FileSystem: Sendable {
         public var generation: UInt64?
         /// Inode rows kept in memory, at about 150 bytes each; 0 for none.
         public var cachedInodes = 65_536
+        /// Limits the store has from now on; nil leaves those it has.
+        public var maximumBytes: LimitChange?
+        public var maximumInodes: LimitChange?
         /// Whether new files inherit access control lists.
         public var accessControlLists = true
         /// Links a file may have before EMLINK.
@@ -47,6 +50,17 @@ public final class FileSystem: Sendable {
         public var clock: @Sendable () -> Timestamp = { Timestamp.now() }
 
         public init() {}
+    }
+
+    /// What becomes of a limit.
+    public enum LimitChange: Equatable, Sendable {
+        case unlimited
+        case to(UInt64)
+
+        var value: UInt64? {
+            guard case .to(let value) = self else { return nil }
+            return value
+        }
     }
 
     public let store: any KeyValueStore
@@ -62,6 +76,7 @@ public final class FileSystem: Sendable {
     let lookups: LookupCounts
     let listings = ListingCache()
     let outcomes: OutcomeLog
+    let usage: Usage
     let allocator: InodeAllocator
     /// Held while a directory changes its parent, so that the way from any directory up to the root
     /// stays what it is while it is walked. Taken before stripes.
@@ -75,7 +90,7 @@ public final class FileSystem: Sendable {
     /// Throws EINVAL for a bad block size, ENOENT for an empty store that must not be formatted, EIO
     /// for a superblock that does not decode.
     public init(_ store: any KeyValueStore, options: Options = Options()) throws(FileSystemError) {
-        let superblock = try Self.loadSuperblock(store, options)
+        let superblock = try Self.updateLimits(try Self.loadSuperblock(store, options), store, options)
         self.store = store
         self.options = options
         blockSize = superblock.blockSize
@@ -83,6 +98,7 @@ public final class FileSystem: Sendable {
         birth = superblock.birth
         cache = InodeCache(capacity: options.cachedInodes)
         allocator = InodeAllocator(superblock, store: store)
+        usage = try Usage(superblock.limits, blockSize: superblock.blockSize, store)
         outcomes = try OutcomeLog(store, generation: options.generation, mayWrite: options.formatIfEmpty)
         // Without generations nobody will go on with the counts.
         let file = options.generation == nil ? nil : try CountFile(continuing: options.lookupCounts)
@@ -114,15 +130,35 @@ public final class FileSystem: Sendable {
     public func space() throws(FileSystemError) -> FileSystemSpace {
         do throws(EngineError) {
             let (free, total) = try store.space()
+            let blocks = usage.blockSpace ?? (total: .max, free: .max)
+            let inodes = usage.inodeSpace ?? (total: 0, free: 0)
             return FileSystemSpace(
                 blockSize: UInt32(blockSize),
-                totalBlocks: total / UInt64(blockSize),
-                freeBlocks: free / UInt64(blockSize),
+                totalBlocks: min(blocks.total, total / UInt64(blockSize)),
+                freeBlocks: min(blocks.free, free / UInt64(blockSize)),
+                totalInodes: inodes.total,
+                freeInodes: inodes.free,
                 maximumNameLength: UInt32(NameKey.maximumNameLength)
             )
         } catch {
             throw .engine(error)
         }
+    }
+
+    /// Writes the limits that the options ask for, if they are not those there are.
+    private static func updateLimits(
+        _ found: Superblock,
+        _ store: any KeyValueStore,
+        _ options: Options
+    ) throws(FileSystemError) -> Superblock {
+        var superblock = found
+        if let change = options.maximumBytes { superblock.limits.bytes = change.value }
+        if let change = options.maximumInodes { superblock.limits.inodes = change.value }
+        guard superblock != found, options.formatIfEmpty else { return found }
+        let batch = WriteBatch()
+        batch.put(RowKey.superblock.bytes, superblock.encoded)
+        try store.apply(batch, sync: true)
+        return superblock
     }
 
     private static func loadSuperblock(

@@ -44,16 +44,21 @@ extension FileSystem {
         return row
     }
 
-    /// Applies the batch of an operation that changed one inode, whose stripe the caller has locked.
+    /// Applies the batch of an operation that changed one inode, whose stripe the caller has locked. `others`: what
+    /// the batch makes or removes besides.
     func commit(
         _ batch: WriteBatch,
         _ number: InodeNumber,
         _ row: Inode,
-        sync: Bool = false
+        sync: Bool = false,
+        others: UsageChange = .none
     ) throws(FileSystemError) {
         batch.put(.inode(number), row)
         do throws(FileSystemError) {
-            try store.apply(batch, sync: sync)
+            var change = try change(number, to: row)
+            change.blocks += others.blocks
+            change.inodes += others.inodes
+            try apply(batch, change, sync: sync)
         } catch {
             cache.remove(number)
             throw error

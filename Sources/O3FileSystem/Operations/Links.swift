@@ -119,7 +119,7 @@ extension FileSystem {
         let survives = dropName(dentry.inode, &row, now, batch)
         outcomes.note(request, in: batch)
         do throws(FileSystemError) {
-            try commit(batch, parent, directory)
+            try commit(batch, parent, directory, others: survives ? .none : .removed(row))
         } catch {
             cache.remove(dentry.inode)
             throw error

@@ -227,7 +227,7 @@ extension FileSystem {
         lookups.retain(number)
         _ = lookups.markOrphan(number)
         do throws(FileSystemError) {
-            try store.apply(batch)
+            try apply(batch, .added(row))
         } catch {
             _ = lookups.release(number, 1)
             throw error
@@ -294,7 +294,7 @@ extension FileSystem {
         if retain { lookups.retain(number) }
         cache.insert(number, row)
         do throws(FileSystemError) {
-            try commit(batch, parent, directory)
+            try commit(batch, parent, directory, others: .added(row))
         } catch {
             cache.remove(number)
             if retain { _ = lookups.release(number, 1) }

@@ -63,7 +63,7 @@ extension FileSystem {
         deleteRows(of: inode, row, batch)
         batch.delete(.orphan(inode))
         cache.remove(inode)
-        try store.apply(batch)
+        try apply(batch, .removed(row))
     }
 
     /// Deletes every orphan that nobody holds: when a mount begins, or goes on, for the one before may have died

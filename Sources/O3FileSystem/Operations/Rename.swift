@@ -112,18 +112,21 @@ extension FileSystem {
             batch.delete(dentryKey(change.parent, name))
         }
         var targetSurvives = true
+        var usage = UsageChange.none
         if let target = change.target {
             change.updateDirectory(old: false) { $0.removeEntry(isDirectory: target.type == .directory, now) }
             if var row = change.targetRow {
                 targetSurvives = dropName(target.inode, &row, now, batch)
                 change.targetRow = row
+                if !targetSurvives { usage = .removed(row) }
             }
         }
+        if whiteout != nil { usage.inodes += 1 }
         change.updateDirectory(old: false) { $0.addEntry(isDirectory: isDirectory, now) }
         change.sourceRow.changeTime = now
         if isDirectory { change.sourceRow.parent = change.newParent }
         outcomes.note(request, in: batch)
-        try commit(batch, change, targetSurvives: targetSurvives)
+        try commit(batch, change, targetSurvives: targetSurvives, usage)
     }
 
     private func exchange(
@@ -170,13 +173,14 @@ extension FileSystem {
     private func commit(
         _ batch: WriteBatch,
         _ change: RenameChange,
-        targetSurvives: Bool
+        targetSurvives: Bool,
+        _ usage: UsageChange = .none
     ) throws(FileSystemError) {
         batch.put(.inode(change.source.inode), change.sourceRow)
         batch.put(.inode(change.parent), change.directory)
         if change.parent != change.newParent { batch.put(.inode(change.newParent), change.newDirectory) }
         do throws(FileSystemError) {
-            try store.apply(batch)
+            try apply(batch, usage)
         } catch {
             for number in [change.parent, change.newParent, change.source.inode, change.target?.inode ?? 0] {
                 cache.remove(number)

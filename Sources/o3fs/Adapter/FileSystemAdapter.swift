@@ -349,10 +349,11 @@ final class FileSystemAdapter: FileSystemOperations {
 
     func space(_ context: RequestContext, node: NodeID) throws(Errno) -> FUSE.FileSystemSpace {
         let space = try answer { () throws(FileSystemError) in try files.space() }
-        // Inodes are not limited: as other such file systems do, no count is given.
+        // Where inodes are not limited no count is given, as by other such file systems.
         return FUSE.FileSystemSpace(
             blockSize: UInt64(space.blockSize), totalBlocks: space.totalBlocks, freeBlocks: space.freeBlocks,
-            availableBlocks: space.freeBlocks, totalFiles: 0, freeFiles: 0,
+            availableBlocks: space.freeBlocks, totalFiles: space.totalInodes,
+            freeFiles: space.freeInodes,
             maximumNameLength: UInt64(space.maximumNameLength))
     }
 

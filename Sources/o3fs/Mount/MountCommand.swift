@@ -34,6 +34,12 @@ struct MountCommand: ParsableCommand {
     @Option(name: .customLong("file-block-size"), help: "Bytes of a block of file data, when the store is made.")
     var fileBlockSize: ByteSize?
 
+    @Option(name: .customLong("max-size"), help: "Bytes of data the store may hold from now on, 0: no limit. Kept.")
+    var maximumSize: ByteSize?
+
+    @Option(name: .customLong("max-inodes"), help: "Files the store may hold from now on, 0: no limit. Kept.")
+    var maximumInodes: UInt64?
+
     @Option(help: "Threads that answer the kernel, 1 to 64.")
     var threads = SessionOptions.defaultThreads
 
@@ -121,6 +127,8 @@ struct MountCommand: ParsableCommand {
         plan.engine.readOnly = mountOptions.isReadOnly
         plan.engine.createIfMissing = !mountOptions.isReadOnly
         plan.fileBlockSize = fileBlockSize?.bytes
+        plan.maximumBytes = maximumSize.map { UInt64($0.bytes) }
+        plan.maximumInodes = maximumInodes
         plan.timeouts = .init(attributes: attributeTimeout, entries: entryTimeout, absences: negativeTimeout)
         plan.session.mountOptions = mountOptions.kernel
         plan.session.accessControlLists = mountOptions.accessControlLists

@@ -92,6 +92,8 @@ struct MountDaemon {
         options.generation = supervision?.beginning.generation
         options.lookupCounts = supervision?.lookupCounts
         options.continuesEarlierMount = supervision?.resumed != nil
+        options.maximumBytes = plan.maximumBytes.map { $0 == 0 ? .unlimited : .to($0) }
+        options.maximumInodes = plan.maximumInodes.map { $0 == 0 ? .unlimited : .to($0) }
         options.accessControlLists = plan.session.accessControlLists
         options.formatIfEmpty = !plan.engine.readOnly
         return options

@@ -11,7 +11,7 @@ struct MountOptions: Equatable {
     static let namedOptions: Set<String> = [
         "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "offset-cache", "bloom-bits",
         "compression", "block-size",
-        "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "threads", "workers", "worker-lease", "attr-timeout",
+        "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "max-size", "max-inodes", "threads", "workers", "worker-lease", "attr-timeout",
         "read-delegation", "entry-timeout", "negative-timeout", "read-ahead", "log-file", "max-restarts", "storage-latency", "storage-bandwidth",
     ]
 

@@ -10,6 +10,9 @@ struct MountPlan {
     var engine = O3LSM.Options()
     /// Bytes of a data block when the store is made; nil: the file system's default.
     var fileBlockSize: Int?
+    /// Limits that the store is to have; nil leaves those it has, 0 is none.
+    var maximumBytes: UInt64?
+    var maximumInodes: UInt64?
     var timeouts = FileSystemAdapter.Timeouts()
     var session = SessionOptions()
     /// Processes of the mount's own that flush and compact for it.

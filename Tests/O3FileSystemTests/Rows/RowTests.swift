@@ -62,7 +62,7 @@ import Testing
     }
 
     @Test func superblockSurvivesEncodingAndRefusesDamage() throws {
-        let block = Superblock(
+        var block = Superblock(
             blockSize: 8192,
             nextInode: 77,
             nameHash: NameHash(key0: 1, key1: 2),
@@ -70,6 +70,11 @@ import Testing
         )
         #expect(try withBytes(of: block.encoded) { (bytes) throws(FileSystemError) in try Superblock(bytes) } == block)
         #expect(block.encoded.count == Superblock.encodedLength)
+        for limits in [Limits(bytes: 5), Limits(inodes: 6), Limits(bytes: .max, inodes: 1)] {
+            block.limits = limits
+            #expect(
+                try withBytes(of: block.encoded) { (bytes) throws(FileSystemError) in try Superblock(bytes) } == block)
+        }
         for (index, value) in [(0, UInt8(0)), (4, 9), (8, 1), (16, 1)] {
             var damaged = block.encoded
             damaged[index] = value

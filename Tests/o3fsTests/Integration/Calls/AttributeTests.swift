@@ -61,34 +61,34 @@ extension MountTests {
         @Test func listsDecideWhoMay() throws {
             let mount = try TestMount(options: ["-o", "allow_other"])
             try Shell.script(
-                """
+                Shell.refused + """
                 chmod 755 .
                 as() { user=$1; shift; setpriv --reuid $user --regid $user --clear-groups -- "$@"; }
                 echo secret >file; chmod 640 file
-                ! as 4001 cat file 2>/dev/null
+                refused as 4001 cat file
                 setfacl -m u:4001:r,g:4002:rw file
-                as 4001 cat file; ! as 4001 sh -c 'echo x >>file' 2>/dev/null
-                as 4002 sh -c 'echo more >>file'; ! as 4003 cat file 2>/dev/null
+                as 4001 cat file; refused as 4001 sh -c 'echo x >>file'
+                as 4002 sh -c 'echo more >>file'; refused as 4003 cat file
                 test "$(stat -c %a file)" = 660
                 # chmod moves the mask, and the mask bounds the named.
                 chmod 640 file
-                getfacl -cp file | grep -q '^mask::r--'; ! as 4002 sh -c 'echo x >>file' 2>/dev/null; as 4002 cat file >/dev/null
-                chmod 600 file; ! as 4001 cat file 2>/dev/null; chmod 660 file; as 4001 cat file >/dev/null
+                getfacl -cp file | grep -q '^mask::r--'; refused as 4002 sh -c 'echo x >>file'; as 4002 cat file >/dev/null
+                chmod 600 file; refused as 4001 cat file; chmod 660 file; as 4001 cat file >/dev/null
                 # The mask follows the list, the mode the mask.
                 setfacl -m m::r file; test "$(stat -c %a file)" = 640
                 # Without named entries the list is the mode.
-                setfacl -b file; test "$(stat -c %a file)" = 640; ! getfattr -n system.posix_acl_access file 2>/dev/null
-                ! as 4001 cat file 2>/dev/null
+                setfacl -b file; test "$(stat -c %a file)" = 640; refused getfattr -n system.posix_acl_access file
+                refused as 4001 cat file
                 # Only the owner sets it.
-                ! as 4001 setfacl -m u:4001:rwx file 2>/dev/null
-                ! setfacl -d -m u:4001:rwx file 2>/dev/null
+                refused as 4001 setfacl -m u:4001:rwx file
+                refused setfacl -d -m u:4001:rwx file
                 """, in: mount.path)
         }
 
         @Test func newFilesInheritTheDefaultList() throws {
             let mount = try TestMount(options: ["-o", "allow_other"])
             try Shell.script(
-                """
+                Shell.refused + """
                 umask 077
                 mkdir d; setfacl -d -m u::rwx,g::r-x,o::---,u:4001:rwx d
                 touch d/file; mkdir d/sub; mknod d/pipe p; ln -s file d/link; mkdir -m 700 d/private
@@ -119,9 +119,9 @@ extension MountTests {
         @Test func listsCanBeSwitchedOff() throws {
             let mount = try TestMount(options: ["-o", "noacl,allow_other"])
             try Shell.script(
-                """
+                Shell.refused + """
                 umask 027; touch file; test "$(stat -c %a file)" = 640
-                ! setfacl -m u:4001:r file 2>err; grep -q 'not supported' err
+                refused_with 'not supported' setfacl -m u:4001:r file
                 setfattr -n user.a -v b file
                 """, in: mount.path)
         }
