@@ -7,7 +7,8 @@
 # processor and the worker on another, with storage as it is and at a simulated distance. Writes
 # docs/offload.jsonl and draws docs/offload.svg. BYTES is how much is written in each run (default 1280 MiB, ten
 # times the 128 MiB of write buffers that the first three have; the last one's extend into 4 GiB of disaggregated
-# memory, which is touched before the start); VALUES are the sizes of values (default "64 1024").
+# memory, which is touched before the start); MEMTABLE is the size of one of these buffers (default 64M); VALUES are
+# the sizes of values (default "64 1024").
 set -eu
 cd "$(dirname "$0")/../.."
 . tools/lib.sh
@@ -29,7 +30,7 @@ while [ "$run" -le "${RUNS:-3}" ]; do
                 rm -rf "$where/store"
                 # shellcheck disable=SC2086  # a list of words
                 line=$("$o3fs" bench "$where/store" --json --benchmarks fillrandom --num $((bytes / (16 + value))) \
-                    --value-size "$value" --memtable-size 32M --local-buffer 128M --offload "$layer" \
+                    --value-size "$value" --memtable-size "${MEMTABLE:-64M}" --local-buffer 128M --offload "$layer" \
                     --dm-size 4G --dm-prefault --cpus 0 --worker-cpus 1 $distance)
                 echo "{\"layer\":\"$layer\",\"value_size\":$value,\"distance\":\"$distance\",\"run\":$run,\"result\":$line}" |
                     tee -a "$out.new"

@@ -62,6 +62,8 @@ final class OffsetCache: @unchecked Sendable {
         guard let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, flags, -1, 0), memory != MAP_FAILED else {
             throw .memoryUnavailable(wantedBytes: UInt64(bytes), availableBytes: 0)
         }
+        // Look-ups are random: large pages spare their translations.
+        madvise(memory, bytes, MADV_HUGEPAGE)
         words = memory
         capacityBytes = bytes
         sets = UInt64(count)

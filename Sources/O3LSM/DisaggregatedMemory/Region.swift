@@ -140,6 +140,9 @@ final class Region: @unchecked Sendable {
             let base = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
             base != MAP_FAILED
         else { throw .io(operation: "reserve \(size) bytes of", path: "private memory", code: errno) }
+        // A descent of a skiplist touches pages at random, so translations are what it misses. A kernel that
+        // does not give large pages refuses, which costs nothing.
+        madvise(base, size, MADV_HUGEPAGE)
         return Region(name: "private memory", base: base, size: size, isRecovered: false, isPrivate: true)
     }
 
