@@ -112,8 +112,12 @@ public final class FileSystem: Sendable {
     /// `Options.generation`. Valid as long as this object.
     public var lookupCountsDescriptor: Int32? { lookups.file?.descriptor }
 
-    /// Gives back the inode numbers reserved but unused. Call last; the store stays open.
-    public func close() throws(FileSystemError) { try allocator.close() }
+    /// Gives back the inode numbers reserved but unused, and forgets the requests that were done: all are answered.
+    /// Call last; the store stays open.
+    public func close() throws(FileSystemError) {
+        try allocator.close()
+        try outcomes.forgetAll(store)
+    }
 
     /// Whether an earlier process of the mount has done what the request asks for. Only operations that take a
     /// request are remembered; one that was done answers as a look at its result does.

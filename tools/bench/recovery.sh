@@ -11,7 +11,7 @@ use_release_binary
 work=$(mktemp -d "$parent/o3fs-recovery-XXXXXX")
 trap 'umount -l "$work/mnt" 2>/dev/null || true; rm -rf "$work"' EXIT
 mkdir "$work/mnt"
-set -- --dm-size 5G --memtable-size 1G --commit-interval 60000
+set -- --no-survive --dm-size 5G --memtable-size 1G --commit-interval 60000
 "$o3fs" mount "$work/store" "$work/mnt" "$@" >&2
 # More than a gigabyte, a large part of it in the memtable that is still being written: recovery must read that.
 dd if=/dev/zero bs=1M count=1360 2>/dev/null | tr '\0' 'x' >"$work/source"

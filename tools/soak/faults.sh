@@ -73,7 +73,7 @@ wait_for_mount() {
 up() {
     daemon=''
     # shellcheck disable=SC2086  # lists of words
-    env ${1:+O3LSM_FAULT=$1} timeout 60 "$o3fs" mount "$store" "$mnt" $mount_options >"$work/mount.log" 2>&1 ||
+    env ${1:+O3LSM_FAULT=$1} timeout 60 "$o3fs" mount "$store" "$mnt" --no-survive $mount_options >"$work/mount.log" 2>&1 ||
         { [ -n "${1:-}" ] || { cat "$work/mount.log"; fail "cannot mount"; }; return 1; }
     wait_for_mount || { [ -n "${1:-}" ] || fail "does not come up"; return 1; }
 }
@@ -221,7 +221,7 @@ round_all() {
     # One process group: the fault kills it as a whole.
     # shellcheck disable=SC2016,SC2086
     setsid bash -c 'o3fs=$1 store=$2 mnt=$3 of_daemon=$4 of_worker=$5; shift 5
-        env ${of_daemon:+O3LSM_FAULT=$of_daemon} "$o3fs" mount -f "$store" "$mnt" "$@" &
+        env ${of_daemon:+O3LSM_FAULT=$of_daemon} "$o3fs" mount -f --no-survive "$store" "$mnt" "$@" &
         env ${of_worker:+O3LSM_FAULT=$of_worker} "$o3fs" worker "$store" & "$o3fs" worker "$store" & wait' \
         all "$o3fs" "$store" "$mnt" "$of_daemon" "$of_worker" $mount_options >"$work/group.log" 2>&1 &
     leader=$!

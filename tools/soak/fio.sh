@@ -30,7 +30,7 @@ bytes=$(numfmt --from=iec "$dm")
 size=$((bytes * 4 / jobs))
 
 up() {
-    "$o3fs" mount "$store" "$mnt" --dm-size "$bytes" --memtable-size $((bytes / 8))
+    "$o3fs" mount "$store" "$mnt" --no-survive --dm-size "$bytes" --memtable-size $((bytes / 8))
     daemon=$("$o3fs" status "$mnt" --json | jq .daemon.pid)
     region=$(grep -o '/dev/shm/o3lsm-[0-9a-f]*' "/proc/$daemon/maps" | head -1)
 }

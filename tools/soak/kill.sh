@@ -35,7 +35,7 @@ cleanup() {
 trap cleanup EXIT
 
 up() {
-    "$o3fs" mount "$store" "$mnt" --dm-size 64M --memtable-size 4M >"$work/mount.log" 2>&1 ||
+    "$o3fs" mount "$store" "$mnt" --no-survive --dm-size 64M --memtable-size 4M >"$work/mount.log" 2>&1 ||
         { cat "$work/mount.log"; die "round $round: cannot mount"; }
     daemon=$("$o3fs" status "$mnt" --json | jq .daemon.pid)
     region=$(grep -o '/dev/shm/o3lsm-[0-9a-f]*' "/proc/$daemon/maps" | head -1)

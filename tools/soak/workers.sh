@@ -46,7 +46,7 @@ trap cleanup EXIT
 fail() { "$o3fs" stats "$mnt" 2>/dev/null | head -30 || true; tail -5 "$store/o3fs.log" || true; die "$mode, round $round: $*"; }
 
 up() {
-    timeout 60 "$o3fs" mount "$store" "$mnt" --dm-size 64M --memtable-size 4M --workers 2 --worker-lease 500 \
+    timeout 60 "$o3fs" mount "$store" "$mnt" --no-survive --dm-size 64M --memtable-size 4M --workers 2 --worker-lease 500 \
         >"$work/mount.log" 2>&1 || { cat "$work/mount.log"; fail "cannot mount"; }
     daemon=$("$o3fs" status "$mnt" --json | jq .daemon.pid)
     region=$(grep -o '/dev/shm/o3lsm-[0-9a-f]*' "/proc/$daemon/maps" | head -1)

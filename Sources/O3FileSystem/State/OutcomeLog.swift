@@ -56,6 +56,12 @@ final class OutcomeLog: Sendable {
         try Self.remove(try Self.rows(store, before: generation), store)
     }
 
+    /// Removes every row. For the end of a process that has answered all it was asked.
+    func forgetAll(_ store: any KeyValueStore) throws(FileSystemError) {
+        guard generation != nil else { return }
+        try Self.remove(try Self.rows(store, before: .max), store)
+    }
+
     private typealias Row = (key: RowKey, unique: UInt64?)
 
     /// A row of a few dozen bytes for each slot of each generation: few.

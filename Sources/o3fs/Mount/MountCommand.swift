@@ -54,7 +54,7 @@ struct MountCommand: ParsableCommand {
     @Flag(
         inversion: .prefixedNo,
         help: "Have a supervisor that starts another daemon when this one dies: programs see a pause.")
-    var survive = false
+    var survive = true
 
     @Option(
         name: .customLong("max-restarts"),

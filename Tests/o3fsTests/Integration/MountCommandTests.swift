@@ -65,7 +65,7 @@ extension MountTests {
         }
 
         @Test func aDeadDaemonIsSaidToBeDead() throws {
-            let mount = try TestMount()
+            let mount = try TestMount(options: ["--no-survive"])
             let daemon = try mount.daemonProcess()
             try Shell.script("kill -9 \(daemon); sleep 0.5")
             for command in ["status", "stats"] {

@@ -12,6 +12,7 @@ final class TestMount {
     let path: String
     private let options: [String]
     private var daemon: pid_t?
+    private var supervisor: pid_t?
     /// The store's object in /dev/shm, once it was mounted.
     private(set) var region: String?
 
@@ -30,6 +31,7 @@ final class TestMount {
     deinit {
         if isMounted { _ = try? O3FSBinary.run(["umount", path], timeout: 60) }
         if isMounted { _ = umount2(path, Int32(MNT_DETACH)) }
+        if let supervisor { kill(supervisor, SIGKILL) }
         if let daemon { kill(daemon, SIGKILL) }
         if let region { unlink(region) }
     }
@@ -44,6 +46,7 @@ final class TestMount {
         guard result.status == 0 else { throw CommandFailed(result: result) }
         let process = try daemonProcess()
         daemon = process
+        supervisor = try supervisorProcess()
         region = try Self.region(mappedBy: process)
     }
 
@@ -61,9 +64,16 @@ final class TestMount {
         return pid_t(process)
     }
 
-    /// Ends the daemon with SIGKILL and clears the dead mountpoint away.
+    /// The process that would start another daemon; nil with `--no-survive`.
+    func supervisorProcess() throws -> pid_t? {
+        let status = try O3FSBinary.json("status", path, "--json")
+        return ((status["supervisor"] as? [String: Any])?["pid"] as? Int).map { pid_t($0) }
+    }
+
+    /// Ends the daemon and its supervisor with SIGKILL and clears the dead mountpoint away.
     func killDaemon() throws {
         guard let daemon else { throw SetupError("nothing is mounted") }
+        if let supervisor { kill(supervisor, SIGKILL) }
         kill(daemon, SIGKILL)
         try waitForDaemonsEnd()
         // What a user does: the kernel keeps the mountpoint until then.
