@@ -18,18 +18,27 @@ final class FileSystemAdapter: FileSystemOperations {
         var absences = 86_400.0
     }
 
+    /// Whose the files are shown to be, whoever's they are in the store (`uid=`, `gid=`); nil: theirs.
+    struct ShownOwner: Equatable, Sendable {
+        var uid: UInt32?
+        var gid: UInt32?
+    }
+
     private let files: FileSystem
+    private let shownOwner: ShownOwner
     private let timeouts: Timeouts
     private let isReadOnly: Bool
     private let report: @Sendable (String) -> Void
 
     /// `report` gets a sentence for each failure that a person must look into.
     init(
-        _ files: FileSystem, timeouts: Timeouts = Timeouts(), isReadOnly: Bool = false,
+        _ files: FileSystem, timeouts: Timeouts = Timeouts(), shownOwner: ShownOwner = ShownOwner(),
+        isReadOnly: Bool = false,
         report: @escaping @Sendable (String) -> Void
     ) {
         self.files = files
         self.timeouts = timeouts
+        self.shownOwner = shownOwner
         self.isReadOnly = isReadOnly
         self.report = report
     }
@@ -361,12 +370,19 @@ final class FileSystemAdapter: FileSystemOperations {
 
     private func entry(_ attributes: O3FileSystem.Attributes) -> EntryReply {
         EntryReply(
-            node: attributes.inode, generation: attributes.generation, attributes: FUSE.Attributes(attributes),
+            node: attributes.inode, generation: attributes.generation, attributes: shown(attributes),
             attributeTimeout: timeouts.attributes, entryTimeout: timeouts.entries)
     }
 
     private func attributes(_ attributes: O3FileSystem.Attributes) -> AttributesReply {
-        AttributesReply(FUSE.Attributes(attributes), timeout: timeouts.attributes)
+        AttributesReply(shown(attributes), timeout: timeouts.attributes)
+    }
+
+    private func shown(_ attributes: O3FileSystem.Attributes) -> FUSE.Attributes {
+        var result = FUSE.Attributes(attributes)
+        result.uid = shownOwner.uid ?? result.uid
+        result.gid = shownOwner.gid ?? result.gid
+        return result
     }
 
     @inline(__always)

@@ -122,6 +122,7 @@ struct MountCommand: ParsableCommand {
             throw CommandError("--log-file must be an absolute path, not \(logFile)")
         }
         let mountOptions = try MountOptions(options, store: storePath)
+        try mountOptions.checkPermitted()
         plan.engine = try engine.makeOptions()
         distance.apply(to: &plan.engine)
         plan.engine.readOnly = mountOptions.isReadOnly
@@ -129,6 +130,7 @@ struct MountCommand: ParsableCommand {
         plan.fileBlockSize = fileBlockSize?.bytes
         plan.maximumBytes = maximumSize.map { UInt64($0.bytes) }
         plan.maximumInodes = maximumInodes
+        plan.shownOwner = mountOptions.shownOwner
         plan.timeouts = .init(attributes: attributeTimeout, entries: entryTimeout, absences: negativeTimeout)
         plan.session.mountOptions = mountOptions.kernel
         plan.session.accessControlLists = mountOptions.accessControlLists

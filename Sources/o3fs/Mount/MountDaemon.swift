@@ -45,7 +45,7 @@ struct MountDaemon {
         let files = try FileSystem(database, options: fileSystemOptions())
         if isNew { status.note("made a new store at \(plan.store)") }
         let adapter = FileSystemAdapter(
-            files, timeouts: plan.timeouts, isReadOnly: plan.engine.readOnly, report: TroubleLog.report)
+            files, timeouts: plan.timeouts, shownOwner: plan.shownOwner, isReadOnly: plan.engine.readOnly, report: TroubleLog.report)
         let workers = WorkerSupervisor(store: plan.store, arguments: plan.workerArguments)
         let session: Session
         do {

@@ -6,6 +6,7 @@ struct MountOptions: Equatable {
     var kernel: [String] = []
     var isReadOnly = false
     var accessControlLists = true
+    var shownOwner = FileSystemAdapter.ShownOwner()
 
     /// Options of `o3fs mount` that fstab can give as `name=value`: each is `--name value`.
     static let namedOptions: Set<String> = [
@@ -46,6 +47,8 @@ struct MountOptions: Equatable {
             switch key {
             case "fsname": name = try Self.require(value, option)
             case "subtype": subtype = try Self.require(value, option)
+            case "uid": shownOwner.uid = try Self.number(value, option)
+            case "gid": shownOwner.gid = try Self.number(value, option)
             case "max_read":
                 guard let text = value, let bytes = ByteSize(argument: text), bytes.bytes >= 4096 else {
                     throw CommandError("the mount option \(option) must give at least 4096 bytes")
@@ -71,6 +74,20 @@ struct MountOptions: Equatable {
         kernel += ["fsname=" + Self.escape(name), "subtype=" + Self.escape(subtype)]
     }
 
+    /// What fusermount3 would refuse, whose words get lost in the daemon's log: throws for options that only root,
+    /// or users whom /etc/fuse.conf (`configuration`) allows it, may give.
+    func checkPermitted(
+        user: UInt32 = geteuid(), configuration: String = "/etc/fuse.conf"
+    ) throws(CommandError) {
+        guard user != 0, let option = kernel.first(where: { $0 == "allow_other" || $0 == "allow_root" }) else { return }
+        let isAllowed = Files.text(configuration).split(separator: "\n").contains {
+            $0.split(whereSeparator: \.isWhitespace).first == "user_allow_other"
+        }
+        guard isAllowed else {
+            throw CommandError("\(option) is only for root, or with a line user_allow_other in \(configuration)")
+        }
+    }
+
     /// At commas, except escaped ones.
     static func split(_ list: String) -> [String] {
         var result: [String] = []
@@ -91,6 +108,14 @@ struct MountOptions: Equatable {
         }
         result.append(current)
         return result.filter { !$0.isEmpty }
+    }
+
+    private static func number(_ value: String?, _ option: String) throws(CommandError) -> UInt32 {
+        // All ones is the kernel's "no one".
+        guard let number = UInt32(try require(value, option)), number != .max else {
+            throw CommandError("the mount option \(option) must give a number below 4294967295")
+        }
+        return number
     }
 
     private static func require(_ value: String?, _ option: String) throws(CommandError) -> String {

@@ -13,6 +13,7 @@ struct MountPlan {
     /// Limits that the store is to have; nil leaves those it has, 0 is none.
     var maximumBytes: UInt64?
     var maximumInodes: UInt64?
+    var shownOwner = FileSystemAdapter.ShownOwner()
     var timeouts = FileSystemAdapter.Timeouts()
     var session = SessionOptions()
     /// Processes of the mount's own that flush and compact for it.

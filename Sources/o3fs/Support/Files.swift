@@ -16,6 +16,15 @@ enum Files {
         return names
     }
 
+    /// The text of a small file, at most 64 KiB of it; empty when it cannot be read.
+    static func text(_ path: String) -> String {
+        let file = open(path, O_RDONLY | O_CLOEXEC)
+        guard file >= 0 else { return "" }
+        defer { close(file) }
+        var bytes = [UInt8](repeating: 0, count: 64 << 10)
+        return String(decoding: bytes[..<max(0, read(file, &bytes, bytes.count))], as: UTF8.self)
+    }
+
     /// Bytes of a file; 0 for one that cannot be looked at.
     static func size(_ path: String) -> Int {
         var info = stat()

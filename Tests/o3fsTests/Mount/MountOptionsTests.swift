@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 
 @testable import o3fs
@@ -12,13 +13,36 @@ import Testing
         #expect(last.kernel == ["ro", "rw", "fsname=n", "subtype=t"])
     }
 
+    @Test func ownersAndListsAreOurs() throws {
+        let options = try MountOptions(["uid=7,gid=8,noacl,user_xattr"], store: "/s")
+        #expect(options.shownOwner == .init(uid: 7, gid: 8))
+        #expect(!options.accessControlLists)
+        #expect(options.kernel == ["default_permissions", "fsname=/s", "subtype=o3fs"])
+        #expect(try MountOptions([], store: "/s").accessControlLists)
+        // Who does not want permissions checked cannot have lists checked.
+        #expect(try !MountOptions(["no_default_permissions"], store: "/s").accessControlLists)
+    }
+
+    @Test func whatFusermountRefusesIsSaidBefore() throws {
+        let directory = try TemporaryDirectory("options")
+        let file = directory.path + "/fuse.conf"
+        let options = try MountOptions(["allow_other"], store: "/s")
+        try options.checkPermitted(user: 0, configuration: file)
+        #expect(throws: CommandError.self) { try options.checkPermitted(user: 1, configuration: file) }
+        try "# user_allow_other\n#user_allow_other\n".write(toFile: file, atomically: true, encoding: .utf8)
+        #expect(throws: CommandError.self) { try options.checkPermitted(user: 1, configuration: file) }
+        try "mount_max = 1\n user_allow_other\n".write(toFile: file, atomically: true, encoding: .utf8)
+        try options.checkPermitted(user: 1, configuration: file)
+        try MountOptions([], store: "/s").checkPermitted(user: 1, configuration: "/none")
+    }
+
     @Test func commasInNamesAreEscaped() throws {
         let options = try MountOptions([], store: #"/a,b\c"#)
         #expect(options.kernel.contains(#"fsname=/a\,b\\c"#))
         #expect(MountOptions.split(#"a\,b,c\\d"#) == ["a,b", #"c\d"#])
     }
 
-    @Test(arguments: ["bogus", "nodev=1", "dm-size", "max_read=1", "fsname", "fsname="])
+    @Test(arguments: ["bogus", "nodev=1", "dm-size", "max_read=1", "fsname", "fsname=", "uid=x", "gid=-1", "uid"])
     func mistakesAreNamed(option: String) {
         let error = #expect(throws: CommandError.self) { _ = try MountOptions(["rw,\(option)"], store: "/s") }
         #expect(error?.description.contains(option) == true)
