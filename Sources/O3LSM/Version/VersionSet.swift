@@ -198,6 +198,7 @@ final class VersionSet: Sendable {
                 try append(edit, to: manifest)
                 FaultPoint.beforeManifestSync.hit()
                 try manifest.sync()
+                committer.manifest = VersionSet.attested(manifest)
             } else {
                 try beginManifest(with: next, &committer)
             }
@@ -219,6 +220,21 @@ final class VersionSet: Sendable {
         try numbered.encode().withEngineBytes { bytes throws(EngineError) in try manifest.append(bytes) }
     }
 
+    /// The manifest, with an empty edit behind the one that was just synced: it tells a reader that what precedes it
+    /// had been synced, so that damage to the last edit is not taken for a torn end, and the store not for an
+    /// older one. It is not synced itself: a reader that does not find it is where it would be without.
+    ///
+    /// - Returns: nil when it could not be written: the next commit begins another manifest.
+    private static func attested(_ manifest: LogWriter) -> LogWriter? {
+        do throws(EngineError) {
+            try manifest.append(UnsafeRawBufferPointer(start: nil, count: 0))
+            try manifest.flush()
+            return manifest
+        } catch {
+            return nil
+        }
+    }
+
     /// Writes the whole state into a new manifest and makes CURRENT name it.
     private func beginManifest(with next: State, _ committer: inout Committer) throws(EngineError) {
         let number = newFileNumber()
@@ -229,7 +245,7 @@ final class VersionSet: Sendable {
         try writer.sync()
         try storage.syncDirectory(layout.root)
         try CurrentFile.write(manifest: number, layout, storage)
-        committer.manifest = writer
+        committer.manifest = VersionSet.attested(writer)
         committer.limitBytes = max(manifestLimit, writer.size * 2)
         for old in committer.manifestNumbers.dropLast() {
             // Best effort: recovery removes manifests that CURRENT does not name.
