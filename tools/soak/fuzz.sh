@@ -1,0 +1,28 @@
+#!/bin/bash
+# Reads bytes that are nearly right for as long as it is told: tables, logs, manifests, identities, descriptors of
+# jobs, answers of workers, and regions of disaggregated memory (FuzzTests). A finding names the seed and the
+# execution that repeat it.
+#
+#   tools/soak/fuzz.sh [--seconds 60] [--seed N] [--sanitize]
+#
+# --seconds is the time for each target; --sanitize builds with AddressSanitizer, which sees reads beyond the end that
+# happen not to crash.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$root/tools/lib.sh"
+
+seconds=60 seed=$((RANDOM * 32768 + RANDOM)) options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --seconds) seconds=$2; shift ;;
+        --seed) seed=$2; shift ;;
+        --sanitize) options=(--sanitize=address --scratch-path "$root/.build/sanitized") ;;
+        *) die "unknown argument $1" ;;
+    esac
+    shift
+done
+cd "$root"
+# Memory that runs away ends as a failed allocation, not as a machine that swaps. A sanitizer reserves terabytes.
+[ ${#options[@]} -gt 0 ] || ulimit -v 16777216
+O3LSM_FUZZ_SECONDS=$seconds O3LSM_FUZZ_SEED=$seed swift test "${options[@]}" --filter FuzzTests 2>&1 |
+    grep -E 'FuzzTests:|✘|✔ Test run|rror:|Sanitizer'
