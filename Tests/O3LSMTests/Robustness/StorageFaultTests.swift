@@ -5,13 +5,13 @@ import Testing
 
 @testable import O3LSM
 
-/// Each call of storage fails in turn while a whole database works: with EIO or ENOSPC, once or until it is
-/// mended. Nothing may crash, hang or answer wrongly meanwhile; what was acknowledged is there when the fault is
+/// Each call of storage fails in turn while a whole database works: with EIO, ENOSPC or EDQUOT, once or until it is
+/// mended; appends are also cut short, and store half of what they were given before they fail. Nothing may crash, hang or answer wrongly meanwhile; what was acknowledged is there when the fault is
 /// gone and after a crash, and what was synced is there after power loss.
 ///
 /// A sync that fails loses what it should have written, as on Linux: asking again cannot bring it back.
 @Suite struct StorageFaultTests {
-    /// O3LSM_FAULT_STRIDE 1 fails every call in all four ways; by default every fourth (of syncs every one) fails in one of them.
+    /// O3LSM_FAULT_STRIDE 1 fails every call in all ways; by default every fourth (of syncs every one) fails in one of them.
     static let stride = ProcessInfo.processInfo.environment["O3LSM_FAULT_STRIDE"].flatMap { Int($0) } ?? 4
     static let operations: [FaultyStorage.Operation] = [
         .create, .reuse, .open, .rename, .delete, .syncDirectory, .fileSize, .space, .append, .flush, .sync, .close,
@@ -29,8 +29,10 @@ import Testing
         // Syncs are few, and a failed one is what is easiest to get wrong: none is left out.
         let step = operation == .sync ? 1 : max(1, StorageFaultTests.stride)
         for call in Swift.stride(from: 1, through: calls, by: step) {
-            let kinds = [(EIO, 1), (ENOSPC, 1), (EIO, Int.max), (ENOSPC, Int.max)]
-            // A sweep that leaves calls out takes the four kinds in turn.
+            let kinds = [
+                (EIO, 1), (ENOSPC, 1), (EIO, Int.max), (ENOSPC, Int.max), (EDQUOT, 1), (EDQUOT, Int.max),
+            ]
+            // A sweep that leaves calls out takes the kinds in turn.
             let chosen = StorageFaultTests.stride > 1 ? [kinds[call / step % kinds.count]] : kinds
             for (code, times) in chosen {
                 let run = FaultRun(created)
@@ -40,6 +42,26 @@ import Testing
                     problems.isEmpty,
                     "\(operation) \(call) of \(calls), code \(code), \(times == 1 ? "once" : "until mended"): \(problems.prefix(3))"
                 )
+            }
+        }
+    }
+
+    @Test func shortWritesLoseNothing() throws {
+        let created = MemoryStorage()
+        let seed = NumberedHistory(seed: 7)
+        let database = try Database.open("/store", options: NumberedHistory.options, storage: created)
+        for number in 1...4 { try database.write(seed.batch(number)) }
+        try database.close()
+        let calls = FaultRun(created).run { _ in }.calls(.append)
+        let step = max(1, StorageFaultTests.stride)
+        for call in Swift.stride(from: 1, through: calls, by: step) {
+            for times in StorageFaultTests.stride > 1 ? [call / step % 2 == 0 ? 1 : Int.max] : [1, Int.max] {
+                let run = FaultRun(created)
+                run.run { $0.cutShort(.append, at: call, times: times) }
+                let problems = run.problems.withLock { $0 }
+                #expect(
+                    problems.isEmpty,
+                    "append \(call) of \(calls), \(times == 1 ? "once" : "until mended"): \(problems.prefix(3))")
             }
         }
     }
