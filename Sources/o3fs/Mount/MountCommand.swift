@@ -48,7 +48,7 @@ struct MountCommand: ParsableCommand {
 
     @Flag(
         name: .customLong("writeback-cache"),
-        help: "Let the kernel collect writes. Faster for small writes; they survive the daemon's death only once sent.")
+        help: "Let the kernel collect writes. Faster for small writes; until sent, they go when daemon and supervisor die at once.")
     var writebackCache = false
 
     @Flag(

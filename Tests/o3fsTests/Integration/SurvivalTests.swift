@@ -201,4 +201,13 @@ struct SurvivalTests {
         try mount.unmount()
         try O3FSBinary.succeed("check", mount.store)
     }
+
+    /// fio verifies, git and sqlite3 work, with dirty pages in the kernel; see the script.
+    @Test(.enabled(if: ["fio", "git", "jq", "python3", "sqlite3"].allSatisfy(Shell.has)), .timeLimit(.minutes(5)))
+    func programsSeeNoError() throws {
+        let result = try Shell.run(
+            ["\(O3FSBinary.packageRoot)/tools/soak/survive.sh", "--rounds", "10", "--mount", "--writeback-cache"],
+            environment: ["O3FS_BINARY": try #require(O3FSBinary.path)], timeout: 240)
+        #expect(result.status == 0, "\(result)")
+    }
 }
