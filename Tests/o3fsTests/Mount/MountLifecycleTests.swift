@@ -55,7 +55,7 @@ import Testing
             atPath: mount.directory.path + "/other", withIntermediateDirectories: false)
         let inUse = try Mount.run(["mount", mount.store, mount.directory.path + "/other"])
         #expect(inUse.status != 0 && inUse.error.contains("in use") && inUse.output.isEmpty)
-        let descriptor = open(mount.point, O_RDONLY | O_DIRECTORY)
+        let descriptor = open(mount.point, O_RDONLY | O_CLOEXEC | O_DIRECTORY)
         let busy = try mount.end()
         #expect(busy.status != 0 && busy.error.contains("busy"))
         close(descriptor)
