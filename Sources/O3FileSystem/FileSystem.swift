@@ -69,8 +69,6 @@ public final class FileSystem: Sendable {
     public let blockSize: Int
 
     let nameHash: NameHash
-    /// When the file system was made.
-    let birth: Timestamp
     let locks = StripedLocks()
     let cache: InodeCache
     let lookups: LookupCounts
@@ -95,7 +93,6 @@ public final class FileSystem: Sendable {
         self.options = options
         blockSize = superblock.blockSize
         nameHash = superblock.nameHash
-        birth = superblock.birth
         cache = InodeCache(capacity: options.cachedInodes)
         allocator = InodeAllocator(superblock, store: store)
         usage = try Usage(superblock.limits, blockSize: superblock.blockSize, store)

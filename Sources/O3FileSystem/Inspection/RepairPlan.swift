@@ -362,9 +362,8 @@ struct RepairPlan {
         if survey.inodes.keys.contains(where: { $0 >= limit }) {
             say("The next inode number is \(unused), not \(limit).")
         }
-        let superblock = Superblock(
-            blockSize: fileSystem.blockSize, nextInode: unused, nameHash: fileSystem.nameHash,
-            birth: fileSystem.birth)
+        var superblock = fileSystem.allocator.superblock
+        superblock.nextInode = unused
         // First of all: a repair that is cut off must not leave numbers that are given out twice.
         changes.insert(Change(key: RowKey.superblock.bytes, value: superblock.encoded), at: 0)
     }

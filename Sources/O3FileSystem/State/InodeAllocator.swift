@@ -22,6 +22,8 @@ final class InodeAllocator: Sendable {
         self.store = store
     }
 
+    /// As it is stored.
+    var superblock: Superblock { state.withLock { $0.superblock } }
     /// No number from here on is in use.
     var limit: InodeNumber { state.withLock { $0.superblock.nextInode } }
 

@@ -124,6 +124,21 @@ import Testing
         #expect(try repaired.touch(rootInode, "new").inode > 500)
     }
 
+    /// A repair that needs new inode numbers writes the superblock, and leaves the rest of it as it is.
+    @Test func limitsStay() throws {
+        let value = try #require(store.rows.value(RowKey.superblock.bytes))
+        var superblock = try value.withUnsafeBytes { try Superblock($0) }
+        superblock.limits = Limits(bytes: 1 << 30, inodes: 1000)
+        superblock.nextInode = file + 2
+        store.rows.put(RowKey.superblock.bytes, superblock.encoded)
+        store.rows.put(RowKey.data(500, block: 1).bytes, [1, 2, 3])
+        _ = try repair()
+        let now = try #require(store.rows.value(RowKey.superblock.bytes))
+        let found = try now.withUnsafeBytes { try Superblock($0) }
+        #expect(found.limits == superblock.limits && found.birth == superblock.birth)
+        #expect(found.nextInode > 501)
+    }
+
     @Test func dataBeyondTheSizeIsKept() throws {
         store.rows.put(RowKey.data(file, block: 9).bytes, [1])
         let (repaired, _) = try repair()

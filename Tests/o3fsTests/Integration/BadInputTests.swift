@@ -50,7 +50,7 @@ extension MountTests {
             expectRefusal(try O3FSBinary.run("mount", foreign, mount.path), foreign)
             let file = foreign + "/letter"
             expectRefusal(try O3FSBinary.run("mount", file, mount.path), file)
-            for command in [["status"], ["stats"], ["check"], ["compact"], ["kv", "scan"], ["umount"]] {
+            for command in [["status"], ["stats"], ["check"], ["repair"], ["compact"], ["kv", "scan"], ["umount"]] {
                 expectRefusal(try O3FSBinary.run(command + [foreign]), foreign)
                 expectRefusal(try O3FSBinary.run(command + [mount.directory.path + "/nowhere"]), "nowhere")
             }

@@ -16,7 +16,7 @@ struct CommandTests {
 
     @Test(arguments: [
         [], ["mount"], ["umount"], ["status"], ["stats"], ["kv"], ["kv", "get"], ["kv", "put"], ["kv", "delete"],
-        ["kv", "scan"], ["compact"], ["check"], ["bench"],
+        ["kv", "scan"], ["compact"], ["check"], ["repair"], ["bench"],
     ])
     func eachCommandHelps(command: [String]) throws {
         let result = try O3FSBinary.run(command + ["--help"])
