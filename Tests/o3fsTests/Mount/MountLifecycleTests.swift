@@ -1,78 +1,80 @@
 import Foundation
 import Testing
 
-/// Mounts as users make them: the program itself, run as they run it.
-@Suite(.serialized, .enabled(if: Mount.isPossible)) struct MountLifecycleTests {
-    @Test func whatIsWrittenIsThereAfterRemounting() throws {
-        let mount = try Mount()
-        #expect(try mount.start().error.contains("made a new store"))
-        try "hello".write(toFile: mount["file"], atomically: true, encoding: .utf8)
-        try FileManager.default.createDirectory(atPath: mount["dir"], withIntermediateDirectories: false)
-        #expect(try mount.end().status == 0)
-        #expect(!FileManager.default.fileExists(atPath: mount["file"]))
-        let again = try mount.start()
-        #expect(again.status == 0 && again.error.isEmpty)
-        #expect(again.output == "\(mount.store) is mounted at \(mount.point)\n")
-        #expect(try String(contentsOfFile: mount["file"], encoding: .utf8) == "hello")
-        #expect(try FileManager.default.contentsOfDirectory(atPath: mount.point).sorted() == ["dir", "file"])
-    }
-
-    @Test func whatWasWrittenSurvivesTheDaemonsDeath() throws {
-        let mount = try Mount()
-        _ = try mount.start(["--no-survive"])
-        for number in 0..<200 {
-            try Data("number \(number)".utf8).write(to: URL(fileURLWithPath: mount["file-\(number)"]))
+extension MountTests {
+    /// Mounts as users make them: the program itself, run as they run it.
+    @Suite(.serialized, .enabled(if: Mount.isPossible)) struct MountLifecycleTests {
+        @Test func whatIsWrittenIsThereAfterRemounting() throws {
+            let mount = try Mount()
+            #expect(try mount.start().error.contains("made a new store"))
+            try "hello".write(toFile: mount["file"], atomically: true, encoding: .utf8)
+            try FileManager.default.createDirectory(atPath: mount["dir"], withIntermediateDirectories: false)
+            #expect(try mount.end().status == 0)
+            #expect(!FileManager.default.fileExists(atPath: mount["file"]))
+            let again = try mount.start()
+            #expect(again.status == 0 && again.error.isEmpty)
+            #expect(again.output == "\(mount.store) is mounted at \(mount.point)\n")
+            #expect(try String(contentsOfFile: mount["file"], encoding: .utf8) == "hello")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: mount.point).sorted() == ["dir", "file"])
         }
-        kill(try mount.daemon(), SIGKILL)
-        // The kernel notices when the last descriptor of the dead process is closed.
-        for _ in 0..<1000 where access(mount.point, F_OK) == 0 { usleep(5000) }
-        #expect(try mount.start().error.contains("daemon is dead"))
-        #expect(try mount.end().status == 0)
-        #expect(try mount.start().status == 0)
-        for number in 0..<200 {
-            #expect(try String(contentsOfFile: mount["file-\(number)"], encoding: .utf8) == "number \(number)")
+
+        @Test func whatWasWrittenSurvivesTheDaemonsDeath() throws {
+            let mount = try Mount()
+            _ = try mount.start(["--no-survive"])
+            for number in 0..<200 {
+                try Data("number \(number)".utf8).write(to: URL(fileURLWithPath: mount["file-\(number)"]))
+            }
+            kill(try mount.daemon(), SIGKILL)
+            // The kernel notices when the last descriptor of the dead process is closed.
+            for _ in 0..<1000 where access(mount.point, F_OK) == 0 { usleep(5000) }
+            #expect(try mount.start().error.contains("daemon is dead"))
+            #expect(try mount.end().status == 0)
+            #expect(try mount.start().status == 0)
+            for number in 0..<200 {
+                #expect(try String(contentsOfFile: mount["file-\(number)"], encoding: .utf8) == "number \(number)")
+            }
         }
-    }
 
-    @Test func aSignalUnmountsAndClosesTheStore() throws {
-        let mount = try Mount()
-        _ = try mount.start()
-        try "x".write(toFile: mount["file"], atomically: false, encoding: .utf8)
-        let daemon = try mount.daemon()
-        kill(daemon, SIGTERM)
-        for _ in 0..<2000 where kill(daemon, 0) == 0 { usleep(5000) }
-        #expect(kill(daemon, 0) != 0)
-        #expect(try mount.start().status == 0)
-        #expect(try String(contentsOfFile: mount["file"], encoding: .utf8) == "x")
-    }
+        @Test func aSignalUnmountsAndClosesTheStore() throws {
+            let mount = try Mount()
+            _ = try mount.start()
+            try "x".write(toFile: mount["file"], atomically: false, encoding: .utf8)
+            let daemon = try mount.daemon()
+            kill(daemon, SIGTERM)
+            for _ in 0..<2000 where kill(daemon, 0) == 0 { usleep(5000) }
+            #expect(kill(daemon, 0) != 0)
+            #expect(try mount.start().status == 0)
+            #expect(try String(contentsOfFile: mount["file"], encoding: .utf8) == "x")
+        }
 
-    @Test func failuresAreOneSentence() throws {
-        let mount = try Mount()
-        _ = try mount.start()
-        let second = try Mount.run(["mount", mount.store, mount.directory.path + "/other"])
-        #expect(second.status != 0 && second.error.contains("other"))
-        try FileManager.default.createDirectory(
-            atPath: mount.directory.path + "/other", withIntermediateDirectories: false)
-        let inUse = try Mount.run(["mount", mount.store, mount.directory.path + "/other"])
-        #expect(inUse.status != 0 && inUse.error.contains("in use") && inUse.output.isEmpty)
-        let descriptor = open(mount.point, O_RDONLY | O_CLOEXEC | O_DIRECTORY)
-        let busy = try mount.end()
-        #expect(busy.status != 0 && busy.error.contains("busy"))
-        close(descriptor)
-        #expect(try mount.end().status == 0)
-        let twice = try mount.end()
-        #expect(twice.status != 0 && twice.error.contains("not the mountpoint"))
-        for failure in [second, inUse, busy, twice] { #expect(failure.error.split(separator: "\n").count == 1) }
-    }
+        @Test func failuresAreOneSentence() throws {
+            let mount = try Mount()
+            _ = try mount.start()
+            let second = try Mount.run(["mount", mount.store, mount.directory.path + "/other"])
+            #expect(second.status != 0 && second.error.contains("other"))
+            try FileManager.default.createDirectory(
+                atPath: mount.directory.path + "/other", withIntermediateDirectories: false)
+            let inUse = try Mount.run(["mount", mount.store, mount.directory.path + "/other"])
+            #expect(inUse.status != 0 && inUse.error.contains("in use") && inUse.output.isEmpty)
+            let descriptor = open(mount.point, O_RDONLY | O_CLOEXEC | O_DIRECTORY)
+            let busy = try mount.end()
+            #expect(busy.status != 0 && busy.error.contains("busy"))
+            close(descriptor)
+            #expect(try mount.end().status == 0)
+            let twice = try mount.end()
+            #expect(twice.status != 0 && twice.error.contains("not the mountpoint"))
+            for failure in [second, inUse, busy, twice] { #expect(failure.error.split(separator: "\n").count == 1) }
+        }
 
-    @Test func aReadOnlyMountRefusesWrites() throws {
-        let mount = try Mount()
-        _ = try mount.start()
-        try "x".write(toFile: mount["file"], atomically: false, encoding: .utf8)
-        _ = try mount.end()
-        #expect(try mount.start(["-o", "ro"]).status == 0)
-        #expect(try String(contentsOfFile: mount["file"], encoding: .utf8) == "x")
-        #expect(open(mount["new"], O_CREAT | O_WRONLY, 0o600) == -1 && errno == EROFS)
+        @Test func aReadOnlyMountRefusesWrites() throws {
+            let mount = try Mount()
+            _ = try mount.start()
+            try "x".write(toFile: mount["file"], atomically: false, encoding: .utf8)
+            _ = try mount.end()
+            #expect(try mount.start(["-o", "ro"]).status == 0)
+            #expect(try String(contentsOfFile: mount["file"], encoding: .utf8) == "x")
+            #expect(open(mount["new"], O_CREAT | O_WRONLY, 0o600) == -1 && errno == EROFS)
+        }
     }
 }
 
