@@ -196,8 +196,7 @@ extension FileSystem {
         switch mode {
         case .extend, .keepSize:
             guard try space().freeBlocks >= blockCount(length) else { throw .posix(ENOSPC) }
-            if mode == .keepSize { return }
-            row.size = max(row.size, end)
+            if mode == .extend { row.size = max(row.size, end) }
         case .punchHole, .zeroRange, .zeroRangeKeepSize:
             try zero(inode, &row, offset..<end, batch)
             if mode == .zeroRange { row.size = max(row.size, end) }

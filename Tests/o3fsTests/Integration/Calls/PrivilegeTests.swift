@@ -29,8 +29,8 @@ extension MountTests {
                     // A set-group-ID bit without execution marks something else, and stays.
                     chmod("root", 02644); chown("root", 6, 6); CHECK(mode("root") == 02644);
                     mkdir("dir", 0755); chmod("dir", 02755); chown("dir", 6, 6); CHECK(mode("dir") == 02755);
-                    char *ways[] = { "write", "ftruncate", "truncate", "open", "fallocate", "copy" };
-                    for (int way = 0; way < 6; way++) for (int bits = 0; bits < 2; bits++) {
+                    char *ways[] = { "write", "ftruncate", "truncate", "open", "fallocate", "copy", "fallocate to keep the size" };
+                    for (int way = 0; way < 7; way++) for (int bits = 0; bits < 2; bits++) {
                         make("file", 0600); int f = open("file", O_RDWR); write(f, "12345", 5); fsync(f);
                         fchmod(f, bits == 0 ? 06777 : 02666);
                         AS(4001, 4001, 0, none, {
@@ -40,6 +40,7 @@ extension MountTests {
                             if (way == 1) CHECK(ftruncate(g, 2) == 0);
                             if (way == 2) CHECK(truncate("file", 2) == 0);
                             if (way == 4) CHECK(fallocate(g, 0, 0, 9000) == 0);
+                            if (way == 6) CHECK(fallocate(g, FALLOC_FL_KEEP_SIZE, 0, 9000) == 0);
                             if (way == 5) { int from = open("source", O_RDWR | O_CREAT, 0600); write(from, "abc", 3);
                                 off_t zero = 0; CHECK(copy_file_range(from, &zero, g, &zero, 3, 0) == 3); unlink("source"); }
                         });
