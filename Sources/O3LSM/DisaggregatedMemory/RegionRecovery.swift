@@ -86,12 +86,13 @@ struct RegionRecovery {
             guard memtable.firstSequence == expected else {
                 throw corrupt("a memtable that begins with sequence \(expected)", "\(memtable.firstSequence)")
             }
-            for shard in memtable.map.shards {
-                if needsTrim {
-                    let findings = try shard.trim(to: visible)
+            if needsTrim {
+                for findings in try ShardTrimming.run(memtable.map.shards, to: visible) {
                     droppedEntries += findings.dropped
                     for tombstone in findings.tombstones { memtable.tombstones.add(tombstone) }
-                } else {
+                }
+            } else {
+                for shard in memtable.map.shards {
                     for tombstone in try shard.collectTombstones() { memtable.tombstones.add(tombstone) }
                 }
             }

@@ -1,4 +1,50 @@
+import Glibc
 import Synchronization
+
+/// Trims the shards of a memtable side by side: they share nothing, and the processor bounds each.
+struct ShardTrimming {
+    private struct Progress {
+        var next = 0
+        var results: [Result<Shard.Findings, EngineError>?]
+    }
+
+    /// Below this many bytes for each thread, starting it costs more than it saves.
+    private static let bytesPerThread = 8 << 20
+
+    /// `Shard.trim(to:)` of each shard.
+    ///
+    /// - Parameter processors: at most so many threads, the calling one included.
+    /// - Returns: the findings in the order of the shards.
+    /// - Throws: what the first shard that failed threw.
+    static func run(
+        _ shards: [Shard], to visible: SequenceNumber, processors: Int = sysconf(Int32(_SC_NPROCESSORS_ONLN))
+    ) throws(EngineError) -> [Shard.Findings] {
+        let state = Mutex(Progress(results: Array(repeating: nil, count: shards.count)))
+        let work: @Sendable () -> Void = {
+            while let index = state.withLock({ state -> Int? in
+                guard state.next < shards.count else { return nil }
+                state.next += 1
+                return state.next - 1
+            }) {
+                let result: Result<Shard.Findings, EngineError>
+                do throws(EngineError) { result = .success(try shards[index].trim(to: visible)) } catch { result = .failure(error) }
+                state.withLock { $0.results[index] = result }
+            }
+        }
+        let bytes = shards.reduce(0) { $0 + $1.reservedBytes }
+        var helpers: [BackgroundThread] = []
+        for _ in 1..<max(1, min(processors, shards.count, bytes / bytesPerThread)) {
+            // The calling thread does what no other can be had for.
+            guard let helper = try? BackgroundThread("o3-trim", work) else { break }
+            helpers.append(helper)
+        }
+        work()
+        for helper in helpers { helper.join() }
+        var findings: [Shard.Findings] = []
+        for case .some(let result) in state.withLock({ $0.results }) { findings.append(try result.get()) }
+        return findings
+    }
+}
 
 extension Shard {
     /// What a recovery found in a shard.

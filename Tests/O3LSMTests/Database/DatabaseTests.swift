@@ -47,6 +47,37 @@ import Testing
         for number in 0..<30_000 { #expect(try database.get(bytes("key\(number)")) == bytes("value\(number)")) }
     }
 
+    /// A memtable large enough that its shards are read by several threads.
+    @Test func largeMemtableIsRecoveredWholeOrRefused() throws {
+        let store = TemporaryStore()
+        var options = Options()
+        options.dmSize = 256 << 20
+        options.memtableSize = 64 << 20
+        options.shards = 8
+        let value = [UInt8](repeating: 7, count: 8000)
+        func key(_ number: Int) -> [UInt8] { bytes("\(number % 10)-\(number)") }
+        var database = try store.open(options)
+        for number in 0..<5_000 { try database.put(key(number), value) }
+        try database.deleteRange(key(0), key(0) + [0])
+        try database.sync()
+        abandon(database)
+        database = try reopen(database, store, options)
+        #expect(database.statistics().recovery.source == "region")
+        for number in 0..<5_000 { #expect(try database.get(key(number)) == (number == 0 ? nil : value)) }
+
+        // One byte of a value in the last shard: not data, so the log it is.
+        let active = try #require(database.core.holder.current.memtables.first)
+        let shard = try #require(active.map.shards.last { !$0.isEmpty })
+        let entry = try #require(shard.entryWithValue(UInt32(RegionLayout.ShardRoot.firstEntry)))
+        abandon(database)
+        let place = UnsafeMutableRawPointer(mutating: try #require(entry.value.baseAddress))
+        place.storeBytes(of: place.load(as: UInt8.self) ^ 1, as: UInt8.self)
+        database = try reopen(database, store, options)
+        defer { try? database.close() }
+        #expect(database.statistics().recovery.source == "log")
+        for number in 0..<5_000 { #expect(try database.get(key(number)) == (number == 0 ? nil : value)) }
+    }
+
     @Test func lostRegionIsRecoveredFromTheLog() throws {
         let store = TemporaryStore()
         var database = try store.open()
@@ -79,8 +110,10 @@ import Testing
     }
 
     /// The lock of the abandoned database goes with the object.
-    private func reopen(_ database: consuming Database, _ store: TemporaryStore) throws -> Database {
+    private func reopen(_ database: consuming Database, _ store: TemporaryStore, _ options: Options = TemporaryStore.smallOptions)
+        throws -> Database
+    {
         _ = consume database
-        return try store.open()
+        return try store.open(options)
     }
 }
