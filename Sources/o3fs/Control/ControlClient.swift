@@ -26,12 +26,32 @@ enum ControlClient {
         }
     }
 
-    /// Sends a command and waits for its answer, however long the command takes.
+    /// Sends a command and waits for its answer, however long the command takes. What may be done twice is asked of the
+    /// next daemon when one with a supervisor dies over it.
     static func request<Answer: Codable>(
         _ command: ControlCommand,
         at path: String,
         program: String? = nil,
         as type: Answer.Type = Answer.self
+    ) throws(Failure) -> Answer {
+        var deaths = 0
+        while true {
+            do throws(Failure) {
+                return try requestOnce(command, at: path, program: program)
+            } catch {
+                guard case .noAnswer = error, command != .upgrade, deaths < maximumDeaths, isSupervised(socket: path) else {
+                    throw error
+                }
+                deaths += 1
+            }
+        }
+    }
+
+    /// Daemons that may die over one request.
+    private static let maximumDeaths = 5
+
+    private static func requestOnce<Answer: Codable>(
+        _ command: ControlCommand, at path: String, program: String?
     ) throws(Failure) -> Answer {
         let connection = try connectPatiently(path)
         let text: String

@@ -93,6 +93,23 @@ extension MountTests {
             return nil
         }
 
+        /// The question waits in the socket of a daemon that stands still and is killed then.
+        @Test func aCommandIsAnsweredByTheNextDaemon() throws {
+            let mount = try Self.mount()
+            let daemon = try mount.daemonProcess()
+            kill(daemon, SIGSTOP)
+            let result = try Shell.script(
+                """
+                '\(try #require(O3FSBinary.path))' status '\(mount.path)' --json & question=$!
+                sleep 0.3
+                kill -9 \(daemon)
+                wait $question
+                """)
+            #expect(result.status == 0, "\(result.errors)")
+            #expect(result.output.contains("\"pid\""))
+            #expect(try mount.daemonProcess() != daemon)
+        }
+
         @Test func eachOperationTakesEffectOnce() throws {
             let mount = try Self.mount()
             for thread in 0..<4 { try #require(mkdir(mount("t\(thread)"), 0o755) == 0) }
