@@ -162,7 +162,7 @@ public final class Database: @unchecked Sendable {
     /// Bytes that can still be stored on the file system of the store, and its size.
     public func space() throws(EngineError) -> (free: UInt64, total: UInt64) {
         let (free, total) = try core.storage.space(path)
-        return (free - min(free, ControlPlane.reserveBytes(ofStorage: total)), total)
+        return (free - min(free, StorageSpace.reserveBytes(ofStorage: total)), total)
     }
 
     /// What the open store has lost count of in disaggregated memory: slabs and slots that nobody will give back.

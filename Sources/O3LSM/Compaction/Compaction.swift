@@ -39,6 +39,9 @@ struct Compaction: Sendable {
     /// Where keys older than the inputs may lie: sorted and disjoint. A tombstone outside of them hides
     /// nothing but the inputs.
     let deeperRanges: [KeyRange]
+    /// Newer tables, no inputs, whose range tombstones hide entries of the inputs: these are left out, and the
+    /// tombstones stay where they are.
+    var tombstoneSources: [FileMetadata] = []
 
     /// The level that the compaction makes smaller.
     var level: Int { inputs[0].level }

@@ -22,9 +22,11 @@ struct CompactionDescriptor: Sendable {
     /// Outputs are numbered from here on; the last of them takes all that is left.
     var firstOutputNumber: UInt64
     var outputNumberCount: Int
+    /// As in `Compaction`.
+    var tombstoneSources: [FileMetadata] = []
 
     static let maximumOutputs = 1 << 16
-    private static let formatVersion: UInt8 = 1
+    private static let formatVersion: UInt8 = 2
     private static let maximumKeyBytes = 16_384
 
     func encode() -> [UInt8] {
@@ -59,6 +61,8 @@ struct CompactionDescriptor: Sendable {
             writer.appendVarint(UInt64(input.files.count))
             for file in input.files { file.encode(into: &writer) }
         }
+        writer.appendVarint(UInt64(tombstoneSources.count))
+        for file in tombstoneSources { file.encode(into: &writer) }
         writer.appendChecksum()
         return writer.bytes
     }
@@ -91,18 +95,20 @@ struct CompactionDescriptor: Sendable {
             isAscending(snapshots, { $0 < $1 }), snapshots.last ?? 0 <= maximumSequenceNumber,
             let deeper = readList(&reader, readRange), isAscending(deeper, { $0.isBefore($1) }),
             let cutKeys = readList(&reader, readKey), isAscending(cutKeys, { compareKeys($0, $1) < 0 }),
-            let inputs = readList(&reader, readInput), !inputs.isEmpty
+            let inputs = readList(&reader, readInput), !inputs.isEmpty,
+            let sources = readList(&reader, { FileMetadata.decode(&$0) })
         else { return nil }
         for input in inputs where input.level > 0 {
             guard isAscending(input.files, { KeyRange($0).isBefore(KeyRange($1)) }) else { return nil }
         }
         // An output must never truncate an input.
         let numbers = firstNumber..<firstNumber + numberCount
-        guard !inputs.contains(where: { $0.files.contains { numbers.contains($0.number) } }) else { return nil }
+        guard !(inputs.flatMap(\.files) + sources).contains(where: { numbers.contains($0.number) }) else { return nil }
         return CompactionDescriptor(
             inputs: inputs, outputLevel: Int(outputLevel), begin: begin, end: end, snapshots: snapshots,
             deeperRanges: deeper, cutKeys: cutKeys, tableOptions: options, outputFileSize: fileSize,
-            firstOutputNumber: firstNumber, outputNumberCount: Int(numberCount))
+            firstOutputNumber: firstNumber, outputNumberCount: Int(numberCount),
+            tombstoneSources: sources)
     }
 
     private static func readOptions(_ reader: inout ByteReader) -> TableOptions? {

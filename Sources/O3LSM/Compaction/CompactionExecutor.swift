@@ -54,7 +54,7 @@ struct CompactionExecutor: Sendable {
         var result = CompactionResult()
         let tombstones = try readTombstones(descriptor, &result)
         output.setTombstones(tombstones)
-        var filter = CompactionFilter(descriptor, tombstones)
+        var filter = CompactionFilter(descriptor, try hiding(descriptor, tombstones))
         let source = MergingIterator.over(try iterators(descriptor))
         if let begin = descriptor.begin {
             try begin.withEngineBytes { (key) throws(EngineError) in try source.seek(key, .first) }
@@ -146,6 +146,18 @@ struct CompactionExecutor: Sendable {
             let found = table.rangeTombstones.clipped(to: descriptor.begin, descriptor.end).tombstones()
             result.rangeTombstonesIn += UInt64(found.count)
             all += found
+        }
+        return FragmentedTombstones(all, newestPerStratumOf: descriptor.snapshots)
+    }
+
+    /// The range tombstones that entries are held against: those of the inputs, and those of the sources.
+    private func hiding(
+        _ descriptor: CompactionDescriptor, _ tombstones: FragmentedTombstones
+    ) throws(EngineError) -> FragmentedTombstones {
+        if descriptor.tombstoneSources.isEmpty { return tombstones }
+        var all = tombstones.tombstones()
+        for file in descriptor.tombstoneSources where file.rangeTombstoneCount > 0 {
+            all += try tables.table(file).rangeTombstones.clipped(to: descriptor.begin, descriptor.end).tombstones()
         }
         return FragmentedTombstones(all, newestPerStratumOf: descriptor.snapshots)
     }

@@ -27,7 +27,7 @@ extension Compaction {
                 inputs: parts, outputLevel: outputLevel, begin: begin, end: end, snapshots: snapshots,
                 deeperRanges: deeper, cutKeys: cutKeys, tableOptions: TableOptions(options),
                 outputFileSize: UInt64(options.tableFileSize), firstOutputNumber: reserveNumbers(count),
-                outputNumberCount: count)
+                outputNumberCount: count, tombstoneSources: tombstoneSources)
         }
     }
 

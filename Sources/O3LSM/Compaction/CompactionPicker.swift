@@ -8,16 +8,21 @@ struct CompactionPicker {
     let options: Options
     let inFlight: [Compaction]
     let targets: LevelTargets
-    /// Set when the disk is nearly full: what is picked must rewrite no more bytes than this, and any table
-    /// with tombstones is worth a compaction.
+    /// Set when the disk has little room: what is picked must rewrite no more bytes than this.
     let spaceBytes: UInt64?
+    /// The disk is nearly full: any table with tombstones is worth a compaction.
+    let isSpaceScarce: Bool
     private let busyNumbers: Set<UInt64>
 
     /// - Parameters:
     ///   - levels: as in a version: L0 newest first, the others sorted and disjoint.
     ///   - inFlight: compactions that have been picked and are not yet part of `levels`.
-    ///   - spaceBytes: free bytes of a disk that is nearly full; nil when it is not.
-    init(levels: [[FileMetadata]], options: Options, inFlight: [Compaction] = [], spaceBytes: UInt64? = nil) {
+    ///   - spaceBytes: free bytes of a disk that has little room; nil when it has enough.
+    init(
+        levels: [[FileMetadata]], options: Options, inFlight: [Compaction] = [], spaceBytes: UInt64? = nil,
+        isSpaceScarce: Bool = false
+    ) {
+        self.isSpaceScarce = isSpaceScarce
         self.levels = levels
         self.options = options
         self.inFlight = inFlight
@@ -112,7 +117,7 @@ struct CompactionPicker {
         func isWanted(_ file: FileMetadata) -> Bool {
             // A range tombstone hides an unknown number of entries: count it as many.
             let tombstones = file.deletionCount + 64 * file.rangeTombstoneCount
-            return spaceBytes != nil ? tombstones > 0 : tombstones > 0 && tombstones * 2 >= file.entryCount
+            return isSpaceScarce ? tombstones > 0 : tombstones > 0 && tombstones * 2 >= file.entryCount
         }
         for level in (1..<lastLevel).reversed() {
             if let found = pickLevel(level, reason: .tombstones, where: isWanted) { return found }

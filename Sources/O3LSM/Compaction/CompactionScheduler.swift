@@ -54,8 +54,14 @@ final class CompactionScheduler {
     private var depthOf: (version: ObjectIdentifier, depth: Int)?
     /// Tables with range tombstones that were there at the last search for covered tables.
     private var searchedTables = Set<UInt64>()
-    /// Free bytes of a disk that is nearly full; nil when it is not.
-    private var spaceBytes: UInt64?
+    private var space = StorageSpace.ample
+
+    /// Tables to be written again without what range tombstones hide, the one with most of it last.
+    private var trims: [(level: Int, file: FileMetadata)] = []
+    private var trimsSearchedIn: Version?
+    private var nextTrimSearch: UInt64 = 0
+    /// Between two searches, while space is not scarce yet.
+    private static let trimSearchNanoseconds: UInt64 = 500_000_000
 
     /// How long the scheduler waits after a failure before it tries again, in nanoseconds.
     private static let retryNanoseconds: UInt64 = 500_000_000
@@ -104,11 +110,10 @@ final class CompactionScheduler {
 
     /// Collects and commits what is done, then starts what is due.
     ///
-    /// - Parameter spaceBytes: free bytes of a disk that is nearly full: only what fits is started, and what
-    ///   frees space comes first; nil when it is not.
+    /// - Parameter space: where there is little, only what fits is started, and what frees space comes first.
     /// - Returns: whether the tree has changed, and the error of the newest failed job.
-    func step(spaceBytes: UInt64? = nil) throws(EngineError) -> (changed: Bool, failure: EngineError?) {
-        self.spaceBytes = spaceBytes
+    func step(space: StorageSpace) throws(EngineError) -> (changed: Bool, failure: EngineError?) {
+        self.space = space
         var changed = try dropCoveredTables()
         var failure: EngineError?
         for index in running.indices { collect(&running[index]) }
@@ -143,7 +148,7 @@ final class CompactionScheduler {
     private func picker() -> CompactionPicker {
         CompactionPicker(
             levels: context.versions.current.levels, options: context.options,
-            inFlight: running.map(\.compaction), spaceBytes: spaceBytes)
+            inFlight: running.map(\.compaction), spaceBytes: space.freeBytes, isSpaceScarce: space.isScarce)
     }
 
     private func pick() -> Compaction? {
@@ -162,8 +167,61 @@ final class CompactionScheduler {
             }
         }
         guard hasRoom, !context.options.disableAutomaticCompaction else { return nil }
-        return picker().pick()
+        let picker = picker()
+        return picker.pick() ?? pickTrim(picker)
     }
+
+    /// On a disk with little room: one table, written again without what range tombstones above it hide. It needs room for itself
+    /// only, where the compaction of a table of tombstones needs as much as all that they lie over.
+    private func pickTrim(_ picker: CompactionPicker) -> Compaction? {
+        guard space.freeBytes != nil else {
+            (trims, trimsSearchedIn) = ([], nil)
+            return nil
+        }
+        let version = context.versions.current
+        let now = monotonicNanoseconds()
+        if trims.isEmpty, trimsSearchedIn !== version, space.isScarce || now >= nextTrimSearch {
+            trimsSearchedIn = version
+            nextTrimSearch = now + Self.trimSearchNanoseconds
+            trims = findTrims(version)
+        }
+        while let next = trims.popLast() {
+            guard version.levels[next.level].contains(where: { $0 === next.file }),
+                var trim = picker.assemble(.tombstones, [next.file], from: next.level, to: next.level)
+            else { continue }
+            let range = KeyRange(next.file)
+            trim.tombstoneSources = version.levels.joined().filter {
+                $0.rangeTombstoneCount > 0 && $0 !== next.file && KeyRange($0).overlaps(range)
+                    && $0.largestSequence > next.file.largestSequence
+            }
+            return trim
+        }
+        return nil
+    }
+
+    /// A table is worth it when a part of this size, 1/32, is hidden.
+    private static let smallestHiddenPart: UInt64 = 32
+
+    private func findTrims(_ version: Version) -> [(level: Int, file: FileMetadata)] {
+        // A table that cannot be read is left to its readers, who report it.
+        guard
+            let covered = try? CoveredTables(
+                version: version, snapshots: context.snapshots.sequences, tables: context.tables)
+        else { return [] }
+        var found: [(bytes: UInt64, level: Int, file: FileMetadata)] = []
+        for level in 1..<version.levels.count {
+            for file in version.levels[level] where !file.isBeingCompacted.load(ordering: .relaxed) {
+                guard let table = try? context.tables.table(file),
+                    let bytes = try? covered.hiddenBytes(of: file, table)
+                else { continue }
+                if bytes > 0, bytes >= file.size / Self.smallestHiddenPart { found.append((bytes, level, file)) }
+            }
+        }
+        return found.sorted { $0.bytes < $1.bytes }.map { ($0.level, $0.file) }
+    }
+
+    /// Whether space is about to come back: what deleted data takes, or what inputs take until outputs replace them.
+    var isReclaiming: Bool { !running.isEmpty || !trims.isEmpty }
 
     private func start(_ compaction: Compaction) {
         compaction.setBusy(true)
@@ -191,7 +249,7 @@ final class CompactionScheduler {
         let version = context.versions.current
         let sources = Set(version.levels.joined().lazy.filter { $0.rangeTombstoneCount > 0 }.map(\.number))
         // A snapshot that stood in the way may have gone: on a full disk that is worth another look.
-        guard !sources.isSubset(of: searchedTables) || (spaceBytes != nil && !sources.isEmpty),
+        guard !sources.isSubset(of: searchedTables) || (space.isScarce && !sources.isEmpty),
             !context.options.disableAutomaticCompaction
         else { return false }
         searchedTables = sources

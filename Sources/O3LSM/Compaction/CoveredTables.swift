@@ -49,6 +49,29 @@ struct CoveredTables {
         return false
     }
 
+    /// About how many bytes of the table are hidden from every reader, now and later; 0 when nothing is.
+    ///
+    /// - Throws: what reading the table throws.
+    func hiddenBytes(of file: FileMetadata, _ table: Table) throws(EngineError) -> UInt64 {
+        var bytes: UInt64 = 0
+        let entries = table.makeIterator(fillCache: false)
+        var index = file.smallest.userKey.withUnsafeBytes { tombstones.firstFragment(endingAfter: $0) }
+        while index < tombstones.count {
+            let begin = tombstones.begin(ofFragment: index)
+            let end = tombstones.end(ofFragment: index)
+            guard file.largest.userKey.withUnsafeBytes({ compareKeys(begin, $0) <= 0 }) else { break }
+            index += 1
+            let newest = tombstones.newest(ofFragment: index - 1, upTo: maximumSequenceNumber)
+            guard newest > file.largestSequence, !isSeen(file, before: newest) else { continue }
+            let (from, to) = (table.approximateOffset(begin), table.approximateOffset(end))
+            guard to > from else { continue }
+            // Two blocks may meet within a gap.
+            try entries.seek(begin, .first)
+            if entries.isValid, compareKeys(entries.userKey, end) < 0 { bytes += to - from }
+        }
+        return bytes
+    }
+
     /// Whether a snapshot sees entries of the table and not the tombstone.
     private func isSeen(_ file: FileMetadata, before tombstone: SequenceNumber) -> Bool {
         let first = partitionPoint(0, snapshots.count) { snapshots[$0] < file.smallestSequence }

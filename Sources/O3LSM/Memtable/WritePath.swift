@@ -69,8 +69,9 @@ final class WritePath: @unchecked Sendable {
         let bytes = try validate(batch)
         if batch.isEmpty { return region.visibleSequence }
         throttle.admit(bytes)
+        // After a failure that is over there may be a stop.
         if hasFailure.load(ordering: .relaxed) { try checkFailure(batch, bytes) }
-        if stop.load(ordering: .relaxed) != 0 { try waitWhileStopped() }
+        if stop.load(ordering: .relaxed) != 0 { try waitWhileStopped(batch, bytes) }
 
         let room = bytes + batch.count * WritePath.entryOverheadBytes
         try checkFits(room, batch.count)
@@ -332,14 +333,25 @@ final class WritePath: @unchecked Sendable {
         }
     }
 
-    private func waitWhileStopped() throws(EngineError) {
+    private func waitWhileStopped(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) {
         let start = monotonicNanoseconds()
-        while stop.load(ordering: .acquiring) != 0 {
-            if hasFailure.load(ordering: .relaxed) { try throwFailure() }
+        var cause = StallCause.l0Full
+        while true {
+            let stop = stop.load(ordering: .acquiring)
+            if stop == WritePath.stoppedForSpace {
+                if Self.givesSpaceBack(batch, bytes) { return }
+                cause = .storageFull
+            } else if stop == 0 {
+                break
+            }
+            if hasFailure.load(ordering: .relaxed) { try checkFailure(batch, bytes) }
             waitForRoom(roomWord.load(ordering: .acquiring))
         }
-        throttle.record(.l0Full, monotonicNanoseconds() - start)
+        throttle.record(cause, monotonicNanoseconds() - start)
     }
+
+    /// Values of `stop` but 0.
+    static let stoppedForLevel0 = 1, stoppedForSpace = 2
 
     // MARK: Failures
 
@@ -355,12 +367,37 @@ final class WritePath: @unchecked Sendable {
     /// On a full disk small batches that delete something still pass: they are how space comes back.
     private func checkFailure(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) {
         guard let error = currentFailure else { return }
-        if error.isOutOfSpace, bytes <= 4096,
-            batch.operations.contains(where: { $0.kind != .put })
-        {
-            return
+        guard error.isOutOfSpace else { throw error }
+        if Self.givesSpaceBack(batch, bytes) { return }
+        // What was deleted a moment ago may have changed it.
+        waitForJudgement()
+        if let error = currentFailure { throw error }
+    }
+
+    /// How often the control plane has looked at what writes may do.
+    private let judgements = Atomic<Int>(0)
+
+    /// Control plane: failure, pace and stop are as of now.
+    func judged() {
+        judgements.wrappingAdd(1, ordering: .releasing)
+        if hasFailure.load(ordering: .relaxed) { roomFreed() }
+    }
+
+    /// Waits until the control plane has looked again, from the beginning; a second at most.
+    private func waitForJudgement() {
+        // The look that is being taken may have begun before this.
+        let wanted = judgements.load(ordering: .acquiring) + 2
+        let start = monotonicNanoseconds()
+        while monotonicNanoseconds() - start < 1_000_000_000 {
+            let ticket = roomWord.load(ordering: .acquiring)
+            if judgements.load(ordering: .acquiring) >= wanted { return }
+            onSeal.withLock { $0 }?()
+            waitForRoom(ticket)
         }
-        throw error
+    }
+
+    private static func givesSpaceBack(_ batch: WriteBatch, _ bytes: Int) -> Bool {
+        bytes <= 4096 && batch.operations.contains { $0.kind != .put }
     }
 
     private func throwFailure() throws(EngineError) {

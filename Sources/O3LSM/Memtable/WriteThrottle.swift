@@ -11,6 +11,8 @@ public enum StallCause: String, Sendable, CaseIterable, Codable {
     case l0Full = "l0_full"
     /// L0 grows faster than compactions shrink it: writers are slowed in proportion.
     case l0Pressure = "l0_pressure"
+    /// Storage is nearly full, and what was deleted is being given back: writers wait before they fail.
+    case storageFull = "storage_full"
 }
 
 /// Back-pressure. The control plane sets a rate; writers pay for their bytes in time, so that they are

@@ -52,6 +52,11 @@ final class ControlPlane: @unchecked Sendable {
     /// When deletions on a full disk may be sealed again, see `sealDeletions`.
     private var nextSealAt: UInt64 = 0
     private static let sealNanoseconds: UInt64 = 300_000_000
+    /// Writers wait for space that is being given back, not longer than this after the last of it came.
+    private static let hopeNanoseconds: UInt64 = 5_000_000_000
+    /// Since space has been about to come back: the most that was free, and until when there is hope for more.
+    private var scarcity: (mostFree: UInt64, hopeUntil: UInt64)?
+    private var waitsForSpace = false
 
     /// How long the thread sleeps when nothing rings, in milliseconds.
     private static let idleMilliseconds = 200
@@ -194,12 +199,13 @@ final class ControlPlane: @unchecked Sendable {
             return shared.manual
         }
         compactions.add(manual)
-        let free = scarceSpace()
-        if free != nil { sealDeletions() }
-        let (changed, compactionFailure) = try compactions.step(spaceBytes: free)
+        let space = storageSpace()
+        if space.isScarce { sealDeletions() }
+        let (changed, compactionFailure) = try compactions.step(space: space)
         if !committed.isEmpty || changed { writes.roomFreed() }
-        judge(space: free, flushFailure, compactionFailure, progressed: !committed.isEmpty)
+        judge(space, flushFailure, compactionFailure, progressed: !committed.isEmpty)
         setPace()
+        writes.judged()
         answerWaiters(flushFailure ?? compactionFailure)
     }
 
@@ -213,8 +219,11 @@ final class ControlPlane: @unchecked Sendable {
 
     /// Failed background work becomes a failure of writes when it would lose or stall them, and stops being
     /// one as soon as work succeeds again.
-    private func judge(space: UInt64?, _ flush: EngineError?, _ compaction: EngineError?, progressed: Bool) {
-        if space != nil {
+    private func judge(_ space: StorageSpace, _ flush: EngineError?, _ compaction: EngineError?, progressed: Bool) {
+        waitsForSpace = mayHopeForSpace(space)
+        if waitsForSpace {
+            if writes.currentFailure?.isOutOfSpace ?? false { writes.setFailure(nil) }
+        } else if space.isScarce {
             writes.setFailure(.io(operation: "write to", path: context.layout.root, code: ENOSPC))
         } else if let flush {
             writes.setFailure(flush)
@@ -235,16 +244,28 @@ final class ControlPlane: @unchecked Sendable {
         }
     }
 
-    /// Free bytes of storage when they are too few: storage must be able to take what DM holds and leave
-    /// room for compactions that give space back. Writers are told before it is too late. nil: enough.
-    private func scarceSpace() -> UInt64? {
-        guard let space = try? context.storage.space(context.layout.root) else { return nil }
-        let unflushed = context.holder.current.memtables.reduce(0) { $0 + $1.reservedBytes }
-        return space.free < UInt64(unflushed) + Self.reserveBytes(ofStorage: space.total) ? space.free : nil
+    /// Whether storage is scarce and something that was deleted is about to give room.
+    private func mayHopeForSpace(_ space: StorageSpace) -> Bool {
+        let canHope = space.isScarce
+            && (compactions.isReclaiming || context.holder.current.memtables.contains { !$0.tombstones.isEmpty })
+        guard case .scarce(let free) = space, canHope else {
+            scarcity = nil
+            return false
+        }
+        let now = monotonicNanoseconds()
+        guard let known = scarcity, free <= known.mostFree + 1 << 20 else {
+            scarcity = (free, now + Self.hopeNanoseconds)
+            return true
+        }
+        return now < known.hopeUntil
     }
 
-    /// Bytes of storage that writers may not fill.
-    static func reserveBytes(ofStorage total: UInt64) -> UInt64 { min(256 << 20, total / 32) }
+    private func storageSpace() -> StorageSpace {
+        guard let space = try? context.storage.space(context.layout.root) else { return .ample }
+        return StorageSpace(
+            free: space.free, total: space.total,
+            unflushed: UInt64(context.holder.current.memtables.reduce(0) { $0 + $1.reservedBytes }))
+    }
 
     /// On a full disk what deletes something must reach the tables soon, for only there it frees space.
     private func sealDeletions() {
@@ -260,8 +281,9 @@ final class ControlPlane: @unchecked Sendable {
         let options = context.options
         let wasStopped = writes.stop.load(ordering: .relaxed) != 0
         let mustStop = depth >= options.l0StopTrigger && !options.disableAutomaticCompaction
-        writes.stop.store(mustStop ? 1 : 0, ordering: .releasing)
-        if wasStopped, !mustStop { writes.roomFreed() }
+        writes.stop.store(
+            mustStop ? WritePath.stoppedForLevel0 : waitsForSpace ? WritePath.stoppedForSpace : 0, ordering: .releasing)
+        if wasStopped, !mustStop, !waitsForSpace { writes.roomFreed() }
 
         let dmPressure = max(0, ((offload?.dmOccupancy ?? writes.allocator.occupancy) - 0.6) / 0.4)
         let l0Pressure =

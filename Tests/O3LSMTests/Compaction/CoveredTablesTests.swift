@@ -46,6 +46,61 @@ import Testing
         }
     }
 
+    /// As above, with tables that are written again without what the others' tombstones hide.
+    @Test(arguments: 0..<16 as Range<UInt64>)
+    func aTrimmedTableLooksTheSameToEveryReader(seed: UInt64) throws {
+        var random = SeededRandom(seed)
+        let fixture = try CompactionFixture()
+        let old = try #require(
+            try fixture.makeTable(
+                (0..<200).map { .init(key: Self.key($0), sequence: 1 + UInt64($0), value: [UInt8](repeating: 7, count: 300)) },
+                seed % 2 == 0 ? [] : [RangeTombstone(begin: Self.key(5), end: Self.key(9), sequence: 201)]))
+        var sequence: SequenceNumber = 202
+        var newer: [FileMetadata] = []
+        for _ in 0..<4 {
+            var tombstones: [RangeTombstone] = []
+            for _ in 0..<3 {
+                let begin = Int.random(in: 0..<200, using: &random)
+                tombstones.append(
+                    RangeTombstone(
+                        begin: Self.key(begin), end: Self.key(begin + Int.random(in: 1...30, using: &random)),
+                        sequence: sequence))
+                sequence += 1
+            }
+            let write = CompactionFixture.Write(
+                key: Self.key(Int.random(in: 0..<200, using: &random)), sequence: sequence, value: [1])
+            sequence += 1
+            newer.append(try #require(try fixture.makeTable([write], tombstones)))
+        }
+        let snapshots = (0..<Int.random(in: 0...2, using: &random))
+            .map { _ in SequenceNumber.random(in: 1..<sequence, using: &random) }.sorted()
+        var levels = [newer.reversed()] + Array(repeating: [FileMetadata](), count: Version.levelCount - 1)
+        levels[6] = [old]
+        var options = Options()
+        options.blockSize = 1024
+        let covered = try CoveredTables(version: Version(levels: levels), snapshots: snapshots, tables: fixture.tables)
+        let hidden = try covered.hiddenBytes(of: old, fixture.tables.table(old))
+        #expect(hidden > 0 || !snapshots.isEmpty)
+
+        var trim = try #require(
+            CompactionPicker(levels: levels, options: options).assemble(.tombstones, [old], from: 6, to: 6))
+        trim.tombstoneSources = newer
+        let descriptors = trim.descriptors(options: options, snapshots: snapshots, reserveNumbers: fixture.reserve)
+        let results = try descriptors.map { descriptor in
+            let answer = try fixture.executor.run(encoded: descriptor.encode())
+            return try answer.withUnsafeBytes { try CompactionResult.decode($0, source: "test") }
+        }
+        try trim.validate(results, of: descriptors)
+        let outputs = results.flatMap(\.outputs)
+        for reader in snapshots + [sequence] {
+            #expect(
+                try fixture.state(of: newer + [old], at: reader) == fixture.state(of: newer + outputs, at: reader),
+                "seed \(seed), snapshots \(snapshots), at \(reader)")
+        }
+        if hidden > 0 { #expect(outputs.reduce(0) { $0 + $1.entryCount } < old.entryCount) }
+        for file in outputs { #expect(try covered.hiddenBytes(of: file, fixture.tables.table(file)) == 0, "seed \(seed)") }
+    }
+
     @Test func aTombstoneInPiecesCoversATable() throws {
         let fixture = try CompactionFixture()
         let old = try #require(

@@ -87,7 +87,7 @@ struct PickerSimulation {
     }
 
     var picker: CompactionPicker {
-        CompactionPicker(levels: levels, options: options, inFlight: inFlight, spaceBytes: spaceBytes)
+        CompactionPicker(levels: levels, options: options, inFlight: inFlight, spaceBytes: spaceBytes, isSpaceScarce: spaceBytes != nil)
     }
 
     /// Takes a picked compaction in flight, after checking it against those that are.

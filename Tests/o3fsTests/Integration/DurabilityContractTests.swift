@@ -142,6 +142,35 @@ extension MountTests {
             )
         }
 
+        /// Every second file goes: no table is hidden whole, and what is hidden must come back all the same.
+        @Test(.timeLimit(.minutes(5)), .enabled(if: Machine.canUnshare, needsNamespaces))
+        func theSpaceOfEverySecondFileIsUsedAgain() throws {
+            let directory = try TemporaryDirectory("scattered")
+            try Shell.script(
+                """
+                mkdir disk mnt; mount -t tmpfs -o size=160m none disk
+                o3fs='\(try #require(O3FSBinary.path))'
+                trap '"$o3fs" umount mnt || umount -l mnt' EXIT
+                "$o3fs" mount disk/store mnt --dm-size 32M --memtable-size 4M
+                head -c 1M /dev/urandom >source
+                files=0
+                for number in $(seq 200); do
+                    cp source mnt/$number 2>/dev/null || { rm -f mnt/$number; break; }
+                    files=$number
+                done
+                test $files -gt 100; test $files -lt 160
+                for number in $(seq 1 2 $files); do rm mnt/$number; done
+                for number in $(seq $((files / 2 - 20))); do
+                    for attempt in $(seq 30); do cp source mnt/again$number 2>err && break || sleep 0.2; done
+                    cmp source mnt/again$number
+                done
+                for number in $(seq 2 2 $files); do cmp source mnt/$number; done
+                """.inPrivateNamespace,
+                in: directory.path,
+                timeout: 200
+            )
+        }
+
         /// Row 6: only the owner and root reach the region and the socket.
         @Test func memoryAndSocketBelongToTheOwner() throws {
             let mount = try TestMount()
