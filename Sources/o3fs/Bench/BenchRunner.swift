@@ -129,6 +129,8 @@ final class BenchRunner {
         result.seconds = Double(end - start) / 1e9
         if !workload.writes, ![.flush, .compact, .waitforcompaction].contains(workload) {
             result.found = tallies.reduce(0) { $0 + $1.found }
+            result.reads = workload.ycsb == nil ? result.operations : tallies.reduce(0) { $0 + $1.reads }
+            if workload.ycsb?.scans ?? 0 > 0 { result.entries = tallies.reduce(0) { $0 + $1.entries } }
         }
         func percentile(_ percentile: Double) -> Double {
             Double(latencies.valueAtPercentile(percentile)) / 1000

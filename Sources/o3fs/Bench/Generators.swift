@@ -10,7 +10,13 @@ struct WorkloadRandom {
     @inline(__always)
     mutating func next() -> UInt64 {
         state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
+        return Self.mix(state)
+    }
+
+    /// Scatters a number over all 64 bits; different numbers stay different.
+    @inline(__always)
+    static func mix(_ number: UInt64) -> UInt64 {
+        var z = number
         z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
         z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
         return z ^ (z >> 31)
@@ -52,9 +58,10 @@ struct ValueSource {
     private static let fragmentBytes = 100
     private static let leastPoolBytes = 1 << 20
 
-    init(size: Int, compressionRatio: Double, seed: UInt64) {
+    /// - Parameter batch: values that are in use at once, which must not overlap.
+    init(size: Int, compressionRatio: Double, seed: UInt64, batch: Int = 1) {
         self.size = size
-        pool = .allocate(byteCount: max(size, Self.leastPoolBytes) + Self.fragmentBytes, alignment: 16)
+        pool = .allocate(byteCount: max(size * batch, Self.leastPoolBytes) + Self.fragmentBytes, alignment: 16)
         var random = WorkloadRandom(seed: seed)
         let unique = min(max(Int(Double(Self.fragmentBytes) * compressionRatio), 1), Self.fragmentBytes)
         var start = 0
@@ -70,10 +77,14 @@ struct ValueSource {
 
     func release() { pool.deallocate() }
 
+    /// The next value; with a stamp, it begins with the stamp's first 8 bytes (both are at least so long).
     @inline(__always)
-    mutating func next() -> UnsafeRawBufferPointer {
+    mutating func next(stamp: UnsafeRawBufferPointer? = nil) -> UnsafeRawBufferPointer {
         if position + size > pool.count { position = 0 }
         defer { position += size }
+        if let stamp {
+            pool.storeBytes(of: stamp.loadUnaligned(as: UInt64.self), toByteOffset: position, as: UInt64.self)
+        }
         return UnsafeRawBufferPointer(rebasing: pool[position..<(position + size)])
     }
 }

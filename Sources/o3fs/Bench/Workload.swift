@@ -24,6 +24,20 @@ enum Workload: String, CaseIterable, Sendable {
     case readwhilewriting
     /// Deletes random keys.
     case deleterandom
+    /// Writes the records of YCSB into a new store: `num` keys scattered over all numbers, threads taking turns.
+    case ycsbload
+    /// YCSB's A, on what `ycsbload` wrote: half reads, half updates.
+    case ycsba
+    /// 95 % reads, 5 % updates.
+    case ycsbb
+    /// Reads only.
+    case ycsbc
+    /// 95 % reads of the latest records, 5 % inserts.
+    case ycsbd
+    /// 95 % scans of 1 … 100 entries, 5 % inserts.
+    case ycsbe
+    /// Half reads, half reads followed by a write of the same record.
+    case ycsbf
     /// Not measured by operation: moves memtables into tables.
     case flush
     /// Not measured by operation: compacts everything.
@@ -34,14 +48,14 @@ enum Workload: String, CaseIterable, Sendable {
     /// Whether it begins with an empty store.
     var needsFreshStore: Bool {
         switch self {
-        case .fillseq, .fillrandom, .fillsync: true
+        case .fillseq, .fillrandom, .fillsync, .ycsbload: true
         default: false
         }
     }
 
     var writes: Bool {
         switch self {
-        case .fillseq, .fillrandom, .fillsync, .overwrite, .deleterandom: true
+        case .fillseq, .fillrandom, .fillsync, .overwrite, .deleterandom, .ycsbload: true
         default: false
         }
     }
@@ -64,6 +78,10 @@ struct BenchSettings: Sendable {
     /// Share of a value's bytes that are left when it is compressed.
     var compressionRatio = 0.5
     var seed: UInt64 = 1
+    /// Of the keys of workloads that keep the store; nil: uniform, and what YCSB says for its own.
+    var distribution: KeyDistribution?
+    /// Whether values carry their keys, and every read is checked. Stores must have been written with it.
+    var verify = false
 }
 
 /// What one workload measured.
@@ -73,8 +91,11 @@ struct BenchResult: Sendable {
     var seconds = 0.0
     /// Bytes of keys and values that were written or found.
     var bytes: UInt64 = 0
-    /// Reads that found something; nil for other workloads.
+    /// Keys and positions that were looked for, and how many of them were there; nil for workloads that read nothing.
+    var reads: Int?
     var found: Int?
+    /// Entries that scans of YCSB returned; nil for other workloads.
+    var entries: Int?
     var p50Microseconds = 0.0
     var p99Microseconds = 0.0
     var p999Microseconds = 0.0
@@ -90,6 +111,10 @@ struct BenchResult: Sendable {
 extension BenchResult: Encodable {
     enum CodingKeys: String, CodingKey {
         case name
+        case operations
+        case reads
+        case found
+        case entries
         case operationsPerSecond = "ops_per_second"
         case megabytesPerSecond = "mb_per_second"
         case p50Microseconds = "p50_us"
@@ -102,6 +127,10 @@ extension BenchResult: Encodable {
     func encode(to encoder: any Encoder) throws {
         var container = encoder.container(keyedBy: CodingKeys.self)
         try container.encode(name, forKey: .name)
+        try container.encode(operations, forKey: .operations)
+        try container.encodeIfPresent(reads, forKey: .reads)
+        try container.encodeIfPresent(found, forKey: .found)
+        try container.encodeIfPresent(entries, forKey: .entries)
         try container.encode(operationsPerSecond, forKey: .operationsPerSecond)
         try container.encode(megabytesPerSecond, forKey: .megabytesPerSecond)
         try container.encode(p50Microseconds, forKey: .p50Microseconds)

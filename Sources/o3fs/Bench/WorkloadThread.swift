@@ -16,12 +16,16 @@ final class WorkloadGroup: Sendable {
     let readersDone = Atomic<Int>(0)
     let failure = Mutex<EngineError?>(nil)
     let tallies = Mutex<[WorkloadTally]>([])
+    /// What the chooser of each thread begins as.
+    let chooser: KeyChooser
 
     init(database: Database, settings: BenchSettings, workload: Workload, firstStream: Int) {
         self.database = database
         self.settings = settings
         self.workload = workload
         self.firstStream = firstStream
+        let distribution = workload.needsFreshStore ? nil : settings.distribution ?? workload.ycsb?.distribution
+        chooser = KeyChooser(distribution ?? .uniform, count: settings.num)
     }
 
     var hasFailed: Bool { failure.withLock { $0 != nil } }
@@ -32,6 +36,9 @@ struct WorkloadTally: Sendable {
     var start: UInt64 = 0
     var end: UInt64 = 0
     var operations = 0
+    /// Only kept by YCSB's workloads: what was looked for, and entries that scans returned.
+    var reads = 0
+    var entries = 0
     var found = 0
     var bytes: UInt64 = 0
     /// Nanoseconds an operation.
@@ -51,10 +58,13 @@ struct WorkloadThread {
     /// The extra thread of `readwhilewriting`, which nobody measures.
     let isBackgroundWriter: Bool
 
-    private var random: WorkloadRandom
-    private let keys: KeyWriter
-    private var values: ValueSource
-    private let batch: WriteBatch
+    var random: WorkloadRandom
+    var chooser: KeyChooser
+    /// Records that this thread has added to YCSB's.
+    var inserted: UInt64 = 0
+    let keys: KeyWriter
+    var values: ValueSource
+    let batch: WriteBatch
 
     init(group: WorkloadGroup, index: Int, isBackgroundWriter: Bool) {
         self.group = group
@@ -65,11 +75,13 @@ struct WorkloadThread {
         var seed = streams.next()
         for _ in 0..<(group.firstStream + index) { seed = streams.next() }
         random = WorkloadRandom(seed: seed)
+        chooser = group.chooser
         keys = KeyWriter(size: settings.keySize)
         values = ValueSource(
             size: settings.valueSize,
             compressionRatio: settings.compressionRatio,
-            seed: seed ^ 0x5eed
+            seed: seed ^ 0x5eed,
+            batch: settings.batchSize
         )
         // One operation first, so that the batch has its memory.
         batch = WriteBatch(capacity: settings.batchSize * (settings.keySize + settings.valueSize))
@@ -116,6 +128,9 @@ struct WorkloadThread {
         case .compact: try once(&tally) { database throws(EngineError) in try database.compact() }
         case .waitforcompaction:
             try once(&tally) { database throws(EngineError) in try database.waitUntilSettled() }
+        case .ycsbload: try loadRecords(&tally)
+        case .ycsba, .ycsbb, .ycsbc, .ycsbd, .ycsbe, .ycsbf:
+            if let mix = group.workload.ycsb { try runMix(mix, &tally) }
         }
     }
 
@@ -129,16 +144,14 @@ struct WorkloadThread {
     ) throws(EngineError) {
         let settings = group.settings
         let database = group.database
-        let num = UInt64(settings.num)
         var pace = Pace(settings, operations: count, start: tally.start)
         var next: UInt64 = 0
         while let already = pace.next() {
             let size = settings.duration > 0 ? settings.batchSize : min(settings.batchSize, count - already)
             batch.clear()
             for _ in 0..<size {
-                let number = sequential ? next : random.next(below: num)
+                put(sequential ? next : chooser.next(&random))
                 next &+= 1
-                batch.put(keys.key(number), referencing: values.next())
             }
             try database.write(batch, sync: sync)
             pace.finish(size, &tally)
@@ -152,7 +165,7 @@ struct WorkloadThread {
         var pace = Pace(settings, operations: count, start: tally.start)
         while pace.next() != nil {
             batch.clear()
-            batch.delete(keys.key(random.next(below: UInt64(settings.num))))
+            batch.delete(keys.key(chooser.next(&random)))
             try database.write(batch, sync: settings.sync)
             pace.finish(1, &tally)
         }
@@ -162,7 +175,6 @@ struct WorkloadThread {
     private mutating func readRandom(missing: Bool, _ tally: inout WorkloadTally) throws(EngineError) {
         let settings = group.settings
         let database = group.database
-        let num = UInt64(settings.num)
         // Absent keys lie between present ones in no way that a range check could see: the last byte differs.
         let missingKeys = KeyWriter(size: settings.keySize + 1)
         defer { missingKeys.release() }
@@ -170,9 +182,10 @@ struct WorkloadThread {
         var found = 0
         var pace = Pace(settings, operations: settings.reads ?? settings.num, start: tally.start)
         while pace.next() != nil {
-            let number = random.next(below: num)
+            let number = chooser.next(&random)
             let key = missing ? missingKeys.key(number) : keys.key(number)
             if let value = try database.lookup(key) {
+                try verify(key, value.bytes)
                 found += 1
                 bytes += UInt64(key.count + value.bytes.count)
             }
@@ -185,7 +198,6 @@ struct WorkloadThread {
     private mutating func readBatches(_ tally: inout WorkloadTally) throws(EngineError) {
         let settings = group.settings
         let database = group.database
-        let num = UInt64(settings.num)
         let operations = settings.reads ?? settings.num
         var batch = [[UInt8]](repeating: [UInt8](keys.key(0)), count: settings.batchSize)
         var bytes: UInt64 = 0
@@ -195,11 +207,12 @@ struct WorkloadThread {
             let size = settings.duration > 0 ? settings.batchSize : min(settings.batchSize, operations - already)
             if size < batch.count { batch.removeLast(batch.count - size) }
             for index in batch.indices {
-                let number = random.next(below: num).bigEndian
+                let number = chooser.next(&random).bigEndian
                 batch[index].withUnsafeMutableBytes { $0.storeBytes(of: number, as: UInt64.self) }
             }
-            for value in try database.multiGet(batch) {
+            for (key, value) in zip(batch, try database.multiGet(batch)) {
                 guard let value else { continue }
+                try verify(key, value)
                 found += 1
                 bytes += UInt64(settings.keySize + value.count)
             }
@@ -215,7 +228,10 @@ struct WorkloadThread {
         if backward { try iterator.seekToLast() } else { try iterator.seekToFirst() }
         var bytes: UInt64 = 0
         var pace = Pace(settings, operations: settings.reads ?? settings.num, start: tally.start)
+        var order = ScanOrder(backward: backward)
         while iterator.isValid, pace.next() != nil {
+            if settings.verify { try order.check(iterator.key) }
+            try verify(iterator.key, iterator.value)
             bytes += UInt64(iterator.key.count + iterator.value.count)
             if backward { try iterator.previous() } else { try iterator.next() }
             pace.finish(1, &tally)
@@ -227,18 +243,18 @@ struct WorkloadThread {
     private mutating func seekRandom(_ tally: inout WorkloadTally) throws(EngineError) {
         let settings = group.settings
         let database = group.database
-        let num = UInt64(settings.num)
         var bytes: UInt64 = 0
         var found = 0
         var pace = Pace(settings, operations: settings.reads ?? settings.num, start: tally.start)
         while pace.next() != nil {
-            let key = keys.key(random.next(below: num))
+            let key = keys.key(chooser.next(&random))
             let iterator = try database.makeIterator()
             try iterator.seek(key)
             if iterator.isValid, compareBytes(iterator.key, key) { found += 1 }
             if iterator.isValid { bytes += UInt64(iterator.key.count + iterator.value.count) }
             var steps = 0
             while steps < settings.seekNexts, iterator.isValid {
+                try verify(iterator.key, iterator.value)
                 bytes += UInt64(iterator.key.count + iterator.value.count)
                 try iterator.next()
                 steps += 1
@@ -254,7 +270,7 @@ struct WorkloadThread {
         while group.readersDone.load(ordering: .relaxed) < settings.threads, !group.hasFailed {
             for _ in 0..<64 {
                 batch.clear()
-                batch.put(keys.key(random.next(below: UInt64(settings.num))), referencing: values.next())
+                put(chooser.next(&random))
                 try group.database.write(batch, sync: settings.sync)
             }
         }
@@ -273,16 +289,23 @@ struct WorkloadThread {
 
 /// Counts and times the operations of one thread: one reading of the clock each, the end of one being
 /// the start of the next.
-private struct Pace {
+struct Pace {
     private let limit: Int
     private let deadline: UInt64
     private var done = 0
     private var last: UInt64
 
-    init(_ settings: BenchSettings, operations: Int, start: UInt64) {
-        limit = settings.duration > 0 ? Int.max : operations
-        deadline = settings.duration > 0 ? start + UInt64(settings.duration) * 1_000_000_000 : UInt64.max
+    /// - Parameters:
+    ///   - limit: operations.
+    ///   - seconds: 0 for as long as the operations take; otherwise `limit` means nothing.
+    init(limit: Int, seconds: Int, start: UInt64) {
+        self.limit = seconds > 0 ? Int.max : limit
+        deadline = seconds > 0 ? start + UInt64(seconds) * 1_000_000_000 : UInt64.max
         last = start
+    }
+
+    init(_ settings: BenchSettings, operations: Int, start: UInt64) {
+        self.init(limit: operations, seconds: settings.duration, start: start)
     }
 
     /// Operations done so far, nil when it is time to stop.

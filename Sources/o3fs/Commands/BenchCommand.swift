@@ -12,8 +12,12 @@ struct BenchCommand: ParsableCommand {
             empty one. Keys are numbers below --num, values compress to --compression-ratio of their size. \
             Times are taken for each operation (for each batch when --batch-size is more than 1).
 
-            With --json each workload prints one line, an object with name, ops_per_second, mb_per_second, \
-            p50_us, p99_us, p999_us, stall_seconds and write_amplification.
+            ycsba to ycsbf are the workloads of YCSB on the --num records of ycsbload; each thread does --reads \
+            operations, and what it inserts, it alone reads.
+
+            With --json each workload prints one line, an object with name, operations, ops_per_second, \
+            mb_per_second, p50_us, p99_us, p999_us, stall_seconds and write_amplification; those that read have \
+            reads and found, too, and ycsbe the entries of its scans.
             """
     )
 
@@ -61,6 +65,19 @@ struct BenchCommand: ParsableCommand {
     @Option(name: dashed("seed"), help: "Seed of the random numbers.")
     var seed: UInt64 = 1
 
+    @Option(
+        name: dashed("distribution"),
+        help: """
+            Of the keys: \(KeyDistribution.allCases.map(\.rawValue).joined(separator: ", ")). Workloads that begin with \
+            an empty store do without. Default: uniform, and what YCSB says for its workloads.
+            """)
+    var distribution: KeyDistribution?
+
+    @Flag(
+        name: dashed("verify"),
+        help: "Values carry their keys and every read is checked. For stores that were written with it.")
+    var verify = false
+
     @Flag(name: dashed("sync"), help: "Sync each write.")
     var sync = false
 
@@ -103,6 +120,9 @@ struct BenchCommand: ParsableCommand {
         guard (1...1024).contains(threads) else { throw ValidationError("--threads must be 1 to 1024.") }
         guard batchSize > 0, batchSize * (keySize + valueSize.bytes) <= 64 << 20 else {
             throw ValidationError("--batch-size must be at least 1, and a batch at most 64M.")
+        }
+        guard !verify || valueSize.bytes >= ValueStamp.byteCount else {
+            throw ValidationError("--verify needs a --value-size of at least \(ValueStamp.byteCount).")
         }
         guard (reads ?? 1) > 0 else { throw ValidationError("--reads must be at least 1.") }
         guard duration >= 0, seekNexts >= 0 else {
@@ -170,7 +190,9 @@ struct BenchCommand: ParsableCommand {
             seekNexts: seekNexts,
             sync: sync,
             compressionRatio: compressionRatio,
-            seed: seed
+            seed: seed,
+            distribution: distribution,
+            verify: verify
         )
     }
 
@@ -212,7 +234,7 @@ struct BenchCommand: ParsableCommand {
             line += " p99.9 \(fixed(result.p999Microseconds, decimals: 1)) us"
             line += "  stall \(fixed(result.stallSeconds, decimals: 2)) s"
             line += "  write amp \(fixed(result.writeAmplification, decimals: 2))"
-            if let found = result.found { line += "  (\(found) of \(result.operations) found)" }
+            if let found = result.found, let reads = result.reads { line += "  (\(found) of \(reads) found)" }
             Console.line(line)
         }
         Console.flush()

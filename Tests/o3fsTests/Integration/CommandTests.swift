@@ -85,8 +85,12 @@ struct CommandTests {
         let directory = try TemporaryDirectory("bench")
         let all = [
             "fillseq", "fillrandom", "overwrite", "readrandom", "readmissing", "readseq", "seekrandom",
-            "readwhilewriting", "deleterandom", "fillsync",
+            "readwhilewriting", "deleterandom", "fillsync", "readreverse", "multireadrandom", "ycsbload", "ycsba",
+            "ycsbb", "ycsbc", "ycsbd", "ycsbe", "ycsbf",
         ]
+        let reading = Set(all).subtracting([
+            "fillseq", "fillrandom", "overwrite", "deleterandom", "fillsync", "ycsbload",
+        ])
         let result = try O3FSBinary.run(
             [
                 "bench", directory.path + "/store", "--benchmarks", all.joined(separator: ","), "--num", "5000",
@@ -100,10 +104,13 @@ struct CommandTests {
             )
             #expect(object["name"] as? String == name)
             #expect(
-                Set(object.keys) == [
-                    "name", "ops_per_second", "mb_per_second", "p50_us", "p99_us", "p999_us", "stall_seconds",
-                    "write_amplification",
-                ]
+                Set(object.keys)
+                    == Set([
+                        "name", "operations", "ops_per_second", "mb_per_second", "p50_us", "p99_us", "p999_us",
+                        "stall_seconds", "write_amplification",
+                    ])
+                    .union(reading.contains(name) ? ["reads", "found"] : [])
+                    .union(name == "ycsbe" ? ["entries"] : [])
             )
             #expect((object["ops_per_second"] as? Double ?? 0) > 0)
             let percentiles = ["p50_us", "p99_us", "p999_us"].map { object[$0] as? Double ?? -1 }
