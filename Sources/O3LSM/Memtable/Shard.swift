@@ -92,7 +92,7 @@ final class Shard: @unchecked Sendable {
         nextOffset = offset + bytes
         storedReservedBytes.store(reservedBytes + bytes, ordering: .relaxed)
         let count = sharedWord64(root + Root.entryCount)
-        count.pointee.store(count.pointee.load(ordering: .relaxed) + 1, ordering: .relaxed)
+        count.pointee.store(count.pointee.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         sharedWord64(root + Root.used).pointee.store(UInt64(nextOffset), ordering: .releasing)
         return UInt32(truncatingIfNeeded: offset)
     }
@@ -104,7 +104,7 @@ final class Shard: @unchecked Sendable {
         // Its sequence goes to another entry, and a scan may be looking at this one.
         entry.storeBytes(of: 0, toByteOffset: Entry.sequence, as: UInt64.self)
         let count = sharedWord64(root + Root.entryCount)
-        count.pointee.store(count.pointee.load(ordering: .relaxed) - 1, ordering: .relaxed)
+        count.pointee.store(count.pointee.load(ordering: .relaxed) &- 1, ordering: .relaxed)
     }
 
     private func appendSlab(_ allocator: SlabAllocator) -> Bool {

@@ -4,10 +4,20 @@ import Glibc
 struct DescriptorHandle: ~Copyable {
     let number: Int32
 
-    /// Opens with `O_CLOEXEC`; throws `.io` named after `operation`.
+    /// Opens a directory (with `O_DIRECTORY`), or a file: who can put a symbolic link, a pipe or
+    /// a socket in the place of a store's file must not lead the engine elsewhere, or make it wait.
+    ///
+    /// `O_CLOEXEC` is added. Throws `.io` named after `operation`.
     init(path: String, flags: Int32, mode: mode_t = 0o600, operation: String = "open") throws(EngineError) {
-        let descriptor = retryingInterrupts { Glibc.open(path, flags | O_CLOEXEC, mode) }
+        let isDirectory = flags & O_DIRECTORY != 0
+        let added = isDirectory ? O_CLOEXEC : O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
+        let descriptor = retryingInterrupts { Glibc.open(path, flags | added, mode) }
         guard descriptor >= 0 else { throw .io(operation: operation, path: path, code: errno) }
+        var status = stat()
+        if !isDirectory, fstat(descriptor, &status) != 0 || ![S_IFREG, S_IFCHR].contains(status.st_mode & S_IFMT) {
+            _ = Glibc.close(descriptor)
+            throw .corruption(file: path, offset: 0, expected: "a regular file", found: "another kind of file")
+        }
         number = descriptor
     }
 

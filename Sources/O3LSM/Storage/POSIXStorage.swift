@@ -75,7 +75,16 @@ public final class POSIXStorage: Storage {
         return UInt64(max(0, status.st_size))
     }
 
-    public func lock(_ path: String) throws(EngineError) -> any FileLock { try POSIXFileLock(path: path, shared: storeLock) }
+    /// Refuses a store in a directory that everybody may write to.
+    public func lock(_ path: String) throws(EngineError) -> any FileLock {
+        var status = stat()
+        let directory = String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
+        if !directory.isEmpty, stat(directory, &status) == 0, status.st_mode & S_IWOTH != 0 {
+            throw .invalidArgument(
+                "everybody may write to \(directory), so that nothing in it can be trusted; take that away (chmod o-w)")
+        }
+        return try POSIXFileLock(path: path, shared: storeLock)
+    }
 
     public func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) {
         var status = statvfs()

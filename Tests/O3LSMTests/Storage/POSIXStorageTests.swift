@@ -54,6 +54,31 @@ import Testing
         #expect(throws: EngineError.self) { try file.flush() }
     }
 
+    @Test func onlyRegularFilesAreOpened() throws {
+        let file = try storage.create(path("f"))
+        try append(file, [1, 2, 3])
+        try file.close()
+        #expect(symlink(path("f"), path("link")) == 0)
+        #expect(symlink(path("nowhere"), path("dangling")) == 0)
+        #expect(mkfifo(path("pipe"), 0o600) == 0)
+        #expect(mkdir(path("directory"), 0o700) == 0)
+        for name in ["link", "dangling", "pipe", "directory"] {
+            #expect(throws: EngineError.self, "\(name)") { _ = try storage.create(path(name)) }
+            #expect(throws: EngineError.self, "\(name)") { _ = try storage.reuse(path(name)) }
+            #expect(throws: EngineError.self, "\(name)") { _ = try storage.openForReading(path(name)) }
+        }
+        #expect(try contents("f") == [1, 2, 3])
+        #expect(!storage.exists(path("nowhere")))
+    }
+
+    @Test func aDirectoryThatEverybodyWritesToHoldsNoStore() throws {
+        #expect(chmod(directory.path, 0o777) == 0)
+        let error = #expect(throws: EngineError.self) { _ = try storage.lock(path("LOCK")) }
+        #expect(error?.description.contains("everybody may write") ?? false)
+        #expect(chmod(directory.path, 0o775) == 0)
+        _ = try storage.lock(path("LOCK"))
+    }
+
     @Test func reuseOverwritesWithoutTruncating() throws {
         let first = try storage.create(path("f"))
         try append(first, [1, 2, 3, 4, 5])
