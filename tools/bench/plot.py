@@ -5,7 +5,7 @@
 
 Each file is one series: a line of JSON for each workload, of which repetitions become their median. A line may also be
 {"system": LABEL, "result": {...}}, as tools/bench/reads.sh writes them; then one file holds several series. --field names
-what is drawn (ops_per_second unless told otherwise), --relative divides by the last series. Needs nothing but Python.
+what is drawn (ops_per_second unless told otherwise), --relative divides by the first series. Needs nothing but Python.
 """
 
 import argparse
@@ -107,8 +107,8 @@ def main():
     series, workloads = read_series(options.results, options.field)
     axis = options.field
     if options.relative:
-        base = list(series.values())[-1]
-        axis += f", {list(series)[-1]} = 1"
+        base = list(series.values())[0]
+        axis += f", {list(series)[0]} = 1"
         series = {
             label: {name: value / base[name] for name, value in found.items() if base.get(name)}
             for label, found in series.items()
