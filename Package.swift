@@ -42,9 +42,12 @@ let package = Package(
         .executableTarget(
             name: "o3lsm-crashchild", dependencies: ["O3LSM", "CrashWorkload"], path: "Tests/Support/CrashChild"),
         .testTarget(name: "O3LSMTests", dependencies: ["O3LSM", "CSystem", "CrashWorkload", "o3lsm-crashchild"]),
+        // A program that makes system calls on the mount and on another file system, and says what they did.
+        .executableTarget(name: "posixprobe", path: "Tests/Support/POSIXProbe"),
         .testTarget(name: "O3FileSystemTests", dependencies: ["O3FileSystem", "O3LSM"]),
         .testTarget(name: "FUSETests", dependencies: ["FUSE", "CSystem"]),
         .testTarget(name: "o3fsTests", dependencies: ["o3fs"]),
+        .testTarget(name: "POSIXTests", dependencies: ["posixprobe"], exclude: ["Scripts"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -106,6 +106,9 @@ public struct AttributeChanges: Equatable, Sendable {
     public var clearsPrivileges = false
 
     public init() {}
+
+    /// Only the time of the change.
+    public var isEmpty: Bool { self == AttributeChanges() }
 }
 
 /// One entry of a directory listing.
@@ -147,6 +150,8 @@ public enum ExtendedAttributeMode: Sendable {
     case create
     /// XATTR_REPLACE: no value is ENODATA.
     case replace
+    /// Both: EEXIST or ENODATA, as on other file systems.
+    case contradictory
 }
 
 /// What fallocate(2) does to a range.

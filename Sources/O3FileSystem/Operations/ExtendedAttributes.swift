@@ -29,8 +29,8 @@ extension FileSystem {
         var row = try requireLockedInode(inode)
         let key = NameKey(extendedAttributeOf: inode, name)
         let isThere = row.hasExtendedAttributes ? try store.fetch(key) != nil : false
-        if mode == .create, isThere { throw .exists }
-        if mode == .replace, !isThere { throw .posix(ENODATA) }
+        if mode == .create || mode == .contradictory, isThere { throw .exists }
+        if mode == .replace || mode == .contradictory, !isThere { throw .posix(ENODATA) }
         if row.hasExtendedAttributes, !isThere {
             let names = try attributeNames(inode)
             guard names.count + name.count < Self.maximumAttributeListBytes else { throw .posix(ENOSPC) }
@@ -82,7 +82,7 @@ extension FileSystem {
         return names
     }
 
-    /// ENODATA when there is none.
+    /// ENODATA when there is none; nothing to do for an access control list that is not there.
     public func removeExtendedAttribute(
         _ inode: InodeNumber,
         _ name: UnsafeRawBufferPointer,
@@ -94,7 +94,10 @@ extension FileSystem {
         defer { locks.unlock(stripe) }
         var row = try requireLockedInode(inode)
         let key = NameKey(extendedAttributeOf: inode, name)
-        guard row.hasExtendedAttributes, try store.fetch(key) != nil else { throw .posix(ENODATA) }
+        guard row.hasExtendedAttributes, try store.fetch(key) != nil else {
+            if isAccessControlList(name) { return }
+            throw .posix(ENODATA)
+        }
         row.changeTime = options.clock()
         let batch = locks.batch(stripe)
         if isAccessControlList(name) {

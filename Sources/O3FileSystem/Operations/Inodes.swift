@@ -108,7 +108,10 @@ extension FileSystem {
             row.modificationTime = now
             dropCapabilities(inode, &row, batch)
         }
-        if changes.clearsPrivileges, !row.isDirectory { row.clearPrivileges() }
+        if changes.clearsPrivileges, !row.isDirectory {
+            row.clearPrivileges()
+            dropCapabilities(inode, &row, batch)
+        }
         if let time = changes.accessTime { row.accessTime = try resolve(time, now) }
         if let time = changes.modificationTime { row.modificationTime = try resolve(time, now) }
         row.changeTime = try resolve(changes.changeTime.map { .to($0) } ?? .now, now)

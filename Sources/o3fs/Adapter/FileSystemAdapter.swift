@@ -178,7 +178,14 @@ final class FileSystemAdapter: FileSystemOperations {
         _ context: RequestContext, node: NodeID, _ changes: FUSE.AttributeChanges
     ) throws(Errno) -> AttributesReply {
         try answer { () throws(FileSystemError) in
-            attributes(try files.setAttributes(node, O3FileSystem.AttributeChanges(changes)))
+            var changes = O3FileSystem.AttributeChanges(changes)
+            // A request that changes nothing is chown(2) to nobody, which takes set-ID bits like any other chown;
+            // the kernel lets anybody make it, and only the owner and root may change the mode.
+            if changes.isEmpty {
+                let owner = try files.getAttributes(node).uid
+                changes.clearsPrivileges = context.uid == 0 || context.uid == owner
+            }
+            return attributes(try files.setAttributes(node, changes))
         }
     }
 
@@ -297,6 +304,7 @@ final class FileSystemAdapter: FileSystemOperations {
         case 0: mode = .createOrReplace
         case Self.xattrCreate: mode = .create
         case Self.xattrReplace: mode = .replace
+        case Self.xattrCreate | Self.xattrReplace: mode = .contradictory
         default: throw .invalid
         }
         try answer { () throws(FileSystemError) in
