@@ -38,4 +38,4 @@ need_swift() {
 
 # What building needs; what tests need besides.
 BUILD_PACKAGES="libfuse3-dev liblz4-dev fuse3 pkg-config"
-TEST_PACKAGES="attr bzip2 e2fsprogs fio gcc git jq libc6-dev python3 rsync sqlite3 tar util-linux"
+TEST_PACKAGES="acl attr bzip2 e2fsprogs fio gcc git jq libc6-dev python3 rsync sqlite3 tar util-linux"
