@@ -37,7 +37,7 @@ def script(seed, length):
         (3, lambda: f"rmdir {name()}"),
         (4, lambda: f"unlink {name()}"),
         (4, lambda: f"link {name()} {name()}"),
-        (3, lambda: f"symlink {r.choice(['a', '../d', 'd/a', 'nowhere', 's', '%*300'])} {name()}"),
+        (3, lambda: f"symlink {r.choice(['a', 'd/../d', 'd/a', 'nowhere', 's', '%*300'])} {name()}"),
         (8, lambda: f"rename {name()} {name()} {r.choice([0, 0, 0, 1, 2, 3])}"),
         (2, lambda: f"mknod {name()} {r.choice(['0100644', '0140644', '020600'])} {r.choice([0, 259])}"),
         # Of a name that nothing else takes: the kernel keeps no times of pipes that are written to on FUSE.
@@ -55,7 +55,7 @@ def script(seed, length):
         (5, lambda: f"write {slot()} {length_()} {r.randrange(99)}"),
         (6, lambda: f"pwrite {slot()} {offset()} {length_()} {r.randrange(99)}"),
         (6, lambda: f"pread {slot()} {offset()} {length_()}"),
-        (2, lambda: f"seek {slot()} {offset()} {r.choice([0, 1, 2])}"),
+        (2, lambda: f"seek {slot()} {offset()} {r.choice([0, 1])}"),
         (4, lambda: f"ftruncate {slot()} {offset()}"),
         (3, lambda: f"fallocate {slot()} {r.choice([0, 1, 3, 16, 17, 2])} {offset()} {length_()}"),
         (2, lambda: f"fchmod {slot()} {mode()}"),
@@ -65,7 +65,7 @@ def script(seed, length):
         (2, lambda: f"{r.choice(['lock', 'oflock'])} {slot()} {r.randrange(3)} {r.randrange(100)} {r.randrange(100)}"),
         (3, lambda: f"map {slot()} {r.randrange(2)} {offset()} {r.randrange(256)}"),
         (2, lambda: f"setxattr {name()} {r.choice(['user.a', 'user.b', 'trusted.c', 'none.d', 'user.'])} "
-                    f"{r.choice([0, 5, 300])} {r.randrange(3)}"),
+                    f"{r.randrange(900)} {r.randrange(3)}"),
         (2, lambda: f"getxattr {name()} {r.choice(['user.a', 'user.b', 'trusted.c'])} {r.choice([0, 3, 4096])}"),
         (1, lambda: f"removexattr {name()} {r.choice(['user.a', 'user.b', 'trusted.c'])}"),
     ]
@@ -82,7 +82,8 @@ def script(seed, length):
         elif r.random() < 0.004:
             lines.append("kill 1")
         else:
-            lines.append(r.choice(USERS) + call)
+            # A stranger's chown to nobody, and a value set again, are answered otherwise: see docs/posix.md.
+            lines.append(call if call.endswith(" -1 -1") else r.choice(USERS) + call)
     return lines
 
 
