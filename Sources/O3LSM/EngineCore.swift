@@ -100,8 +100,13 @@ final class EngineCore: @unchecked Sendable {
     func lookup(_ key: UnsafeRawBufferPointer, _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
         -> PinnedValue?
     {
-        if let delegation { return try lookup(key, state, sequence, delegation) }
         let hash = hashKey(key)
+        if let delegation {
+            let way = delegation.points.way(hash)
+            if !way.isPlain, delegation.hasServers {
+                return try lookup(key, hash, state, sequence, delegation, way)
+            }
+        }
         // Sources are visited from new to old, so that a tombstone over the key hides all that come after.
         for memtable in state.memtables {
             if case .settled(let value) = try look(in: memtable, key, hash, sequence) { return value }
@@ -169,10 +174,11 @@ final class EngineCore: @unchecked Sendable {
         let sequence = read.snapshot?.sequence ?? region.visibleSequence
         var sources: [InternalIterator] = []
         var tombstones: [RangeTombstone] = []
-        let delegation = self.delegation.flatMap { $0.hasServers && $0.choice.prefersDelegation() ? $0 : nil }
+        let way = delegation?.scans.way(0)
+        let delegation = way?.isPlain == false && self.delegation?.hasServers == true ? self.delegation : nil
         for memtable in state.memtables {
-            if let delegation, memtable.isDelegable {
-                sources.append(DelegatedIterator(memtable, delegation))
+            if let way, let delegation, memtable.isDelegable {
+                sources.append(DelegatedIterator(memtable, delegation, way))
             } else {
                 sources.append(memtable.makeIterator())
             }

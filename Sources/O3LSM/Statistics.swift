@@ -145,6 +145,12 @@ public struct Statistics: Codable, Sendable {
         /// Running estimates of a lookup in the sealed memtables; 0: not known.
         public var directNanoseconds: UInt64 = 0
         public var delegatedNanoseconds: UInt64 = 0
+        /// The same of a key of several that are looked up at once.
+        public var batchDirectNanoseconds: UInt64 = 0
+        public var batchDelegatedNanoseconds: UInt64 = 0
+        /// The same of an entry of a scan, which shares the cost of the seek.
+        public var scanDirectNanoseconds: UInt64 = 0
+        public var scanDelegatedNanoseconds: UInt64 = 0
 
         enum CodingKeys: String, CodingKey {
             case mode
@@ -158,6 +164,10 @@ public struct Statistics: Codable, Sendable {
             case unknown
             case directNanoseconds = "direct_nanoseconds"
             case delegatedNanoseconds = "delegated_nanoseconds"
+            case batchDirectNanoseconds = "batch_direct_nanoseconds"
+            case batchDelegatedNanoseconds = "batch_delegated_nanoseconds"
+            case scanDirectNanoseconds = "scan_direct_nanoseconds"
+            case scanDelegatedNanoseconds = "scan_delegated_nanoseconds"
         }
     }
     /// How the database came to life.

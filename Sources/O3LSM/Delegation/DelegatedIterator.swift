@@ -1,10 +1,15 @@
 /// A cursor over the point entries of a sealed memtable in DM, which a server sends in batches. Belongs to one thread.
 ///
+/// Which way it goes is said when it is made; it reports what each scan, from a seek to the next one, has cost.
 /// Batches grow while the cursor moves on, so that a short scan is not charged for entries it does not read. Steps
 /// back, and whatever is not answered, are done by a cursor of the owner's own.
 final class DelegatedIterator: InternalIterator {
     private let memtable: Memtable
     private let delegation: ReadDelegation
+    private let way: DelegationChoice.Way
+    /// What this scan has cost, and how many entries it has read.
+    private var spent: UInt64 = 0
+    private var steps: UInt64 = 0
     /// nil until it is needed; in use from a step that was not answered to the next seek.
     private var own: InternalIterator?
     private var isOwn = false
@@ -26,13 +31,36 @@ final class DelegatedIterator: InternalIterator {
     private static let firstBatch: UInt16 = 16
     private static let mostEntries: UInt16 = 4096
 
-    init(_ memtable: Memtable, _ delegation: ReadDelegation) {
+    /// A seek counts as much as these many entries, so that short and long scans can be compared.
+    private static let entriesOfSeek: UInt64 = 16
+
+    init(_ memtable: Memtable, _ delegation: ReadDelegation, _ way: DelegationChoice.Way) {
         self.memtable = memtable
+        self.way = way
         self.delegation = delegation
         buffers = .allocate(byteCount: 2 * ReadRing.maximumAnswerBytes, alignment: 8)
     }
 
-    deinit { buffers.deallocate() }
+    deinit {
+        report()
+        buffers.deallocate()
+    }
+
+    /// Ends a scan.
+    private func report() {
+        if spent > 0 { delegation.scans.record(spent / (Self.entriesOfSeek + steps), way) }
+        spent = 0
+        steps = 0
+    }
+
+    /// Adds the time of a step to what the scan has cost.
+    @inline(__always)
+    private func timed(_ body: () throws(EngineError) -> Void) throws(EngineError) {
+        guard way.isTimed else { return try body() }
+        let start = monotonicNanoseconds()
+        defer { spent += monotonicNanoseconds() - start }
+        try body()
+    }
 
     override var isValid: Bool { isOwn ? own?.isValid ?? false : isThere }
     override var userKey: UnsafeRawBufferPointer { isOwn ? own?.userKey ?? super.userKey : key }
@@ -42,13 +70,17 @@ final class DelegatedIterator: InternalIterator {
     override func seekToFirst() throws(EngineError) { try seek(UnsafeRawBufferPointer(start: nil, count: 0), .first) }
 
     override func seek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
+        report()
         batch = Self.firstBatch
-        try fetch(userKey, trailer)
+        try timed { () throws(EngineError) in
+            if way.isDelegated { try fetch(userKey, trailer) } else { try useOwn().seek(userKey, trailer) }
+        }
     }
 
     override func next() throws(EngineError) {
+        steps += 1
         if isOwn {
-            try own?.next()
+            try timed { () throws(EngineError) in try own?.next() }
             return
         }
         guard isThere else { return }
@@ -60,7 +92,7 @@ final class DelegatedIterator: InternalIterator {
             isThere = false
         } else {
             batch = min(batch * 4, Self.mostEntries)
-            try fetch(last, after)
+            try timed { () throws(EngineError) in try fetch(last, after) }
         }
     }
 

@@ -1,47 +1,52 @@
 /// Point reads with delegation: sealed memtables in DM that follow each other are asked with one request.
 extension EngineCore {
     /// As `lookup` without delegation.
+    ///
+    /// - Parameter way: how to ask sealed memtables whose place for the key the offset cache does not know.
+    @inline(never)
     func lookup(
-        _ key: UnsafeRawBufferPointer, _ state: ReadState, _ sequence: SequenceNumber, _ delegation: ReadDelegation
+        _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ state: ReadState, _ sequence: SequenceNumber,
+        _ delegation: ReadDelegation, _ way: DelegationChoice.Way
     ) throws(EngineError) -> PinnedValue? {
-        let hash = hashKey(key)
         let memtables = state.memtables
         var index = 0
         while index < memtables.count {
             // A place that the cache knows costs no more than a request.
             let isKnown = offsetCache?.place(hash, memtable: memtables[index].id) != nil
-            guard memtables[index].isDelegable, !isKnown, delegation.hasServers else {
+            guard memtables[index].isDelegable, !isKnown else {
                 if case .settled(let value) = try look(in: memtables[index], key, hash, sequence) { return value }
                 index += 1
                 continue
             }
-            let end = endOfRun(memtables, from: index, key, sequence)
-            let way = delegation.choice.way(hash)
+            let run = memtables[index..<endOfRun(memtables, from: index, key, sequence)]
+            index = run.endIndex
             let start = way.isTimed ? monotonicNanoseconds() : 0
-            defer {
-                if way.isTimed {
-                    delegation.choice.record(monotonicNanoseconds() - start, isDelegated: way.isDelegated)
-                }
+            defer { if way.isTimed { delegation.points.record(monotonicNanoseconds() - start, way) } }
+            if way.isDelegated, let finding = ask(run, key, hash, sequence, delegation) {
+                if case .settled(let value) = finding { return value }
+                continue
             }
-            if way.isDelegated {
-                let questions = [ReadDelegation.Question(key: key, memtables: end - index)]
-                var finding: Finding?
-                if delegation.lookup(questions, memtables[index..<end], sequence, answer: { _, answer in
-                    finding = interpret(answer, key, hash, memtables[index..<end], sequence)
-                    return true
-                }), let finding {
-                    if case .settled(let value) = finding { return value }
-                    index = end
-                    continue
-                }
-                delegation.countUnknown()
-            }
-            while index < end {
-                if case .settled(let value) = try look(in: memtables[index], key, hash, sequence) { return value }
-                index += 1
+            for memtable in run {
+                if case .settled(let value) = try look(in: memtable, key, hash, sequence) { return value }
             }
         }
         return try lookupInTables(key, state.version, sequence)
+    }
+
+    /// What a server says of a key in memtables; nil: nothing.
+    private func ask(
+        _ memtables: ArraySlice<Memtable>, _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ sequence: SequenceNumber,
+        _ delegation: ReadDelegation
+    ) -> Finding? {
+        let questions = [ReadDelegation.Question(key: key, memtables: memtables.count)]
+        var finding: Finding?
+        let isAnswered = delegation.lookup(questions, memtables, sequence) { _, answer in
+            finding = interpret(answer, key, hash, memtables, sequence)
+            return true
+        }
+        if isAnswered, let finding { return finding }
+        if isAnswered { delegation.countUnknown() }
+        return nil
     }
 
     /// The end of the memtables from `index` on that one request can ask: behind a range tombstone over the key there is

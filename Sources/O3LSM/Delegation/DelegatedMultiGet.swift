@@ -5,18 +5,16 @@ extension EngineCore {
 
     /// The values of keys at `sequence`, in their order.
     func multiLookup(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError) -> [[UInt8]?] {
-        guard let delegation, keys.count > 1, delegation.hasServers,
-            delegation.choice.prefersDelegation(keys: min(keys.count, Self.keysOfRequest)),
-            let first = state.memtables.firstIndex(where: { $0.isDelegable })
-        else {
-            var values: [[UInt8]?] = []
-            values.reserveCapacity(keys.count)
-            for key in keys {
-                values.append(
-                    try key.withEngineBytes { bytes throws(EngineError) in try lookup(bytes, state, sequence)?.copy() })
-            }
-            return values
+        guard let delegation, keys.count > 1 else { return try lookupEach(keys, state, sequence) }
+        let way = delegation.batches.way(0)
+        guard !way.isPlain, delegation.hasServers, let first = state.memtables.firstIndex(where: { $0.isDelegable }) else {
+            return try lookupEach(keys, state, sequence)
         }
+        let start = way.isTimed ? monotonicNanoseconds() : 0
+        defer {
+            if way.isTimed { delegation.batches.record((monotonicNanoseconds() - start) / UInt64(keys.count), way) }
+        }
+        guard way.isDelegated else { return try lookupEach(keys, state, sequence) }
         // One copy, so that all keys can be pointed to at once.
         let joined = [UInt8](keys.joined())
         return try joined.withEngineBytes { (bytes) throws(EngineError) in
@@ -44,6 +42,18 @@ extension EngineCore {
             }
             return values
         }
+    }
+
+    private func lookupEach(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
+        -> [[UInt8]?]
+    {
+        var values: [[UInt8]?] = []
+        values.reserveCapacity(keys.count)
+        for key in keys {
+            values.append(
+                try key.withEngineBytes { bytes throws(EngineError) in try lookup(bytes, state, sequence)?.copy() })
+        }
+        return values
     }
 
     /// A key on its way through the sources.

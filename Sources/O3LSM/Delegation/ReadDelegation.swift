@@ -19,7 +19,10 @@ public enum ReadDelegationMode: String, Sendable, CaseIterable {
 final class ReadDelegation: @unchecked Sendable {
     // @unchecked: everything that changes is atomic or behind the mutex.
     let mode: ReadDelegationMode
-    let choice: DelegationChoice
+    /// How to read single keys, several at once (costs are those of a key), and ranges (those of an entry).
+    let points: DelegationChoice
+    let batches: DelegationChoice
+    let scans: DelegationChoice
     private let region: Region
     /// Distinguishes this owner from the ones before it, whose memtables a server may remember.
     private let life = UInt64.random(in: 1 ... .max)
@@ -62,7 +65,9 @@ final class ReadDelegation: @unchecked Sendable {
         guard mode != .off else { return nil }
         self.mode = mode
         self.region = region
-        choice = DelegationChoice(isAutomatic: mode == .auto)
+        points = DelegationChoice(isAutomatic: mode == .auto)
+        batches = DelegationChoice(isAutomatic: mode == .auto)
+        scans = DelegationChoice(isAutomatic: mode == .auto)
         rings = (0..<RegionLayout.Ring.count).map { Server(ReadRing(region, index: $0)) }
         watch.withLock { $0 = rings.map { _ in Watched() } }
     }
@@ -261,8 +266,12 @@ final class ReadDelegation: @unchecked Sendable {
         sum.damaged = counts.damaged.load(ordering: .relaxed)
         sum.busy = counts.busy.load(ordering: .relaxed)
         sum.unknown = counts.unknown.load(ordering: .relaxed)
-        sum.directNanoseconds = choice.directNanoseconds
-        sum.delegatedNanoseconds = choice.delegatedNanoseconds
+        sum.directNanoseconds = points.directNanoseconds
+        sum.delegatedNanoseconds = points.delegatedNanoseconds
+        sum.batchDirectNanoseconds = batches.directNanoseconds
+        sum.batchDelegatedNanoseconds = batches.delegatedNanoseconds
+        sum.scanDirectNanoseconds = scans.directNanoseconds
+        sum.scanDelegatedNanoseconds = scans.delegatedNanoseconds
         return sum
     }
 }

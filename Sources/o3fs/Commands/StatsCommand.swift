@@ -81,7 +81,8 @@ struct StatsCommand: ParsableCommand {
                 "read delegation",
                 "\(reads.mode), \(reads.servers) servers, \(reads.answered) of \(reads.keys) keys answered, "
                     + "\(reads.ranges) ranges, \(reads.timeouts) late, \(reads.damaged) damaged, \(reads.busy) busy; "
-                    + "a lookup costs \(reads.directNanoseconds) ns directly, \(reads.delegatedNanoseconds) ns delegated")
+                    + "a lookup costs \(reads.directNanoseconds) ns directly, \(reads.delegatedNanoseconds) ns delegated, "
+                    + "an entry of a scan \(reads.scanDirectNanoseconds) and \(reads.scanDelegatedNanoseconds) ns")
         }
         if engine.dm.paidRoundTrips > 0 || engine.dm.paidBytes > 0 {
             facts.addFact(

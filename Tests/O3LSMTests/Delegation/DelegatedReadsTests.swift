@@ -109,7 +109,7 @@ import Testing
             var random = SeededRandom(seed)
             for memtable in state.memtables where memtable.isDelegable {
                 let own = memtable.makeIterator()
-                let delegated = DelegatedIterator(memtable, delegation)
+                let delegated = DelegatedIterator(memtable, delegation, DelegationChoice.Way(isDelegated: true, isTimed: true))
                 for step in 0..<3000 {
                     switch random.below(40) {
                     case 0:
@@ -205,31 +205,6 @@ import Testing
             vandal.join()
         }
         abandon(database)
-    }
-
-    @Test func theCheaperWayIsChosenAndTrialsCostLittle() {
-        for (direct, delegated) in [(1_000, 20_000), (50_000, 5_000), (1_000, 1_000_000)] as [(UInt64, UInt64)] {
-            let choice = DelegationChoice(isAutomatic: true)
-            var spent: UInt64 = 0
-            let lookups = 4_000_000
-            for lookup in 0..<lookups {
-                let way = choice.way(UInt64(lookup) &* 0x9e37_79b9)
-                let cost = way.isDelegated ? delegated : direct
-                spent += cost
-                if way.isTimed { choice.record(cost, isDelegated: way.isDelegated) }
-            }
-            #expect(choice.prefersDelegation() == (delegated < direct))
-            #expect(Double(spent) < 1.02 * Double(min(direct, delegated)) * Double(lookups) + 64 * 16 * Double(max(direct, delegated)))
-        }
-        // Costs that change are followed.
-        let choice = DelegationChoice(isAutomatic: true)
-        for (direct, delegated) in [(1_000, 20_000), (60_000, 21_000), (1_000, 20_000)] as [(UInt64, UInt64)] {
-            for lookup in 0..<1_000_000 {
-                let way = choice.way(UInt64(lookup) &* 0x9e37_79b9)
-                if way.isTimed { choice.record(way.isDelegated ? delegated : direct, isDelegated: way.isDelegated) }
-            }
-            #expect(choice.prefersDelegation() == (delegated < direct))
-        }
     }
 }
 

@@ -1,0 +1,101 @@
+import Synchronization
+import Testing
+
+@testable import O3LSM
+
+/// The cheaper way is found, stays found, and looking for it costs little; with costs made up, and no clock.
+@Suite struct DelegationChoiceTests {
+    /// A kind of memory: what a direct read costs, a delegated one in a row of such, and the first after a pause.
+    private struct Costs {
+        var direct: UInt64
+        var delegated: UInt64
+        var cold: UInt64
+
+        var best: UInt64 { min(direct, delegated) }
+    }
+
+    /// Does reads; what they cost together.
+    private func run(_ choice: DelegationChoice, _ costs: Costs, _ reads: Int) -> UInt64 {
+        var spent: UInt64 = 0
+        var sinceDelegated = Int.max
+        for read in 0..<reads {
+            let way = choice.way((UInt64(read) &* 0x9e37_79b9_7f4a_7c15) >> 32)
+            let cost = way.isDelegated ? (sinceDelegated > 50 ? costs.cold : costs.delegated) : costs.direct
+            sinceDelegated = way.isDelegated ? 0 : sinceDelegated == .max ? .max : sinceDelegated + 1
+            spent += cost
+            if way.isTimed { choice.record(cost, way) }
+        }
+        return spent
+    }
+
+    @Test(arguments: [
+        (1_000, 3_000, 1_000_000), (1_000, 1_000_000, 1_000_000), (5_000, 3_000, 900_000), (50_000, 5_000, 1_000_000),
+        (3_000, 2_900, 100_000), (200_000, 20_000, 20_000),
+    ] as [(UInt64, UInt64, UInt64)])
+    func theCheaperWayIsChosenAndTrialsCostLittle(direct: UInt64, delegated: UInt64, cold: UInt64) {
+        let choice = DelegationChoice(isAutomatic: true)
+        let costs = Costs(direct: direct, delegated: delegated, cold: cold)
+        // The first trial, and what comes before it.
+        _ = run(choice, costs, 200_000)
+        let reads = 2_000_000
+        let spent = run(choice, costs, reads)
+        #expect(choice.prefersDelegation == (delegated < direct))
+        #expect(Double(spent) < 1.015 * Double(costs.best) * Double(reads))
+    }
+
+    @Test func aColdFirstTrialDoesNotDecide() {
+        let choice = DelegationChoice(isAutomatic: true)
+        // 40 µs a walk: 20,000 reads are below a second.
+        _ = run(choice, Costs(direct: 40_000, delegated: 5_000, cold: 954_000), 4_000)
+        #expect(choice.prefersDelegation)
+        #expect(choice.delegatedNanoseconds < 10_000)
+    }
+
+    @Test func costsThatChangeAreFollowed() {
+        let choice = DelegationChoice(isAutomatic: true)
+        for (direct, delegated) in [(1_000, 20_000), (60_000, 21_000), (1_000, 20_000)] as [(UInt64, UInt64)] {
+            _ = run(choice, Costs(direct: direct, delegated: delegated, cold: 60_000), 1_000_000)
+            #expect(choice.prefersDelegation == (delegated < direct))
+        }
+    }
+
+    @Test func aReaderThatLostItsProcessorDecidesNothing() {
+        let choice = DelegationChoice(isAutomatic: true)
+        let costs = Costs(direct: 40_000, delegated: 5_000, cold: 100_000)
+        _ = run(choice, costs, 10_000)
+        choice.record(50_000_000, DelegationChoice.Way(isDelegated: true, isTimed: true))
+        #expect(choice.prefersDelegation)
+    }
+
+    @Test func onDelegatesAlways() {
+        let choice = DelegationChoice(isAutomatic: false)
+        for read in 0..<1000 {
+            let way = choice.way(UInt64(read))
+            #expect(way.isDelegated && !way.isTrial)
+            choice.record(1_000_000, way)
+        }
+        #expect(choice.prefersDelegation)
+    }
+
+    @Test func threadsShareABurst() throws {
+        let choice = DelegationChoice(isAutomatic: true)
+        let delegated = Atomic<UInt64>(0)
+        // Until the first burst: its trials are handed out once, whoever takes them.
+        let threads = try (0..<4).map { thread in
+            try BackgroundThread("chooser-\(thread)") {
+                for read in 0..<40_000 {
+                    let way = choice.way(UInt64(read &* 7 &+ thread))
+                    if way.isDelegated { delegated.wrappingAdd(1, ordering: .relaxed) }
+                    if way.isTimed { choice.record(way.isDelegated ? 1_000_000 : 1_000, way) }
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+        // The end of a burst that was under way.
+        for read in 0..<DelegationChoice.burstReads where choice.way(read).isDelegated {
+            delegated.wrappingAdd(1, ordering: .relaxed)
+        }
+        let found = delegated.load(ordering: .relaxed)
+        #expect(found > 0 && found.isMultiple(of: DelegationChoice.burstReads), "\(found)")
+    }
+}
