@@ -4,8 +4,10 @@ import Synchronization
 /// A worker's side of delegated reads: answers what stands in its ring from sealed memtables in DM. For one thread.
 ///
 /// It reads the memtables where they lie. Their owner keeps them for as long as it waits; when it has given up, their
-/// slabs may become others' under a lookup, which then finds anything, within the region, and whose answer is refused
-/// by the number of its request.
+/// slabs may become others' under a lookup, which then finds anything. Therefore every offset is checked against its
+/// slab and every walk has a limit (`Shard.maximumSteps`, keys in order); a length that changes behind its check leads
+/// out of a slab but never out of the region (`isWithin`, `view`); and the answer is that nothing is known unless all
+/// memtables are in their places still when it is complete. The number of its request refuses it besides.
 final class ReadServer {
     private let region: Region
     private let ring: ReadRing
@@ -70,9 +72,11 @@ final class ReadServer {
             Int(keys) * ReadMessage.answerHeadBytes <= room.count
         else { return nil }
         forgetOthers(than: life)
+        var names: [MemtableName] = []
         var memtables: [Memtable?] = []
         for _ in 0..<count {
             guard let name = Self.name(&reader) else { return nil }
+            names.append(name)
             memtables.append(view(name))
         }
         var writer = MessageWriter(room)
@@ -85,7 +89,18 @@ final class ReadServer {
             if answer.state == .value, answer.value.count > left { answer.state = .place }
             writer.answer(answer)
         }
+        guard haveStayed(names, memtables) else {
+            writer = MessageWriter(room)
+            for _ in 0..<keys { writer.answer(ReadAnswer(state: .unknown)) }
+            return writer.position
+        }
         return writer.position
+    }
+
+    /// Whether all memtables that were found have been where they were until now, so that what was read is theirs.
+    private func haveStayed(_ names: [MemtableName], _ memtables: [Memtable?]) -> Bool {
+        atomicMemoryFence(ordering: .acquiring)
+        return zip(names, memtables).allSatisfy { $1 == nil || isSealed($0) }
     }
 
     /// The newest entry of a key in memtables from new to old.
@@ -111,6 +126,7 @@ final class ReadServer {
                 answer.state = .deleted
                 answer.sequence = sequence & maximumSequenceNumber
             case .put(let value, let sequence):
+                guard isWithin(value.bytes) else { return ReadAnswer(state: .unknown) }
                 answer.state = .value
                 answer.sequence = sequence & maximumSequenceNumber
                 answer.value = value.bytes
@@ -134,30 +150,43 @@ final class ReadServer {
             writer.overwrite(ReadMessage.unknownRange, at: 4)
             return writer.position
         }
-        let map = memtable.map
+        guard write(memtable, from: key, Trailer(rawValue: trailer), atMost: most, &writer) else {
+            views[name] = nil
+            return nil
+        }
+        if !haveStayed([name], [memtable]) {
+            writer = MessageWriter(room)
+            writer.number(UInt32(0))
+            writer.number(ReadMessage.unknownRange)
+        }
+        return writer.position
+    }
+
+    /// Writes entries of a memtable and how many they are.
+    ///
+    /// - Returns: false when it is damaged.
+    private func write(
+        _ memtable: Memtable, from key: UnsafeRawBufferPointer, _ trailer: Trailer, atMost most: UInt16,
+        _ writer: inout MessageWriter
+    ) -> Bool {
         var count: UInt32 = 0
-        var position = map.route(key)
-        let first = position
+        defer { writer.overwrite(count, at: 0) }
+        let map = memtable.map
+        let first = map.route(key)
         do throws(EngineError) {
-            while position < map.shards.count {
+            for position in first..<map.shards.count {
                 let shard = map.shards[position]
-                defer { position += 1 }
                 if shard.isEmpty { continue }
                 let cursor = ShardIterator(shard, owner: memtable)
-                if position == first { try cursor.seek(key, Trailer(rawValue: trailer)) } else { try cursor.seekToFirst() }
+                if position == first { try cursor.seek(key, trailer) } else { try cursor.seekToFirst() }
                 while let entry = cursor.entry {
                     let key = entry.key
                     let value = entry.value
-                    guard count < most, writer.room >= ReadMessage.entryHeadBytes + key.count else {
-                        writer.overwrite(count, at: 0)
-                        return writer.position
-                    }
-                    let isInline = writer.room >= ReadMessage.entryHeadBytes + key.count + value.count
+                    guard isWithin(value) else { return false }
+                    let bytes = ReadMessage.entryHeadBytes + key.count
+                    let isInline = writer.room >= bytes + value.count
                     // A long value ends the answer, unless the answer would be empty: then it is read where it lies.
-                    if !isInline, count > 0 {
-                        writer.overwrite(count, at: 0)
-                        return writer.position
-                    }
+                    guard count < most, writer.room >= bytes, isInline || count == 0 else { return true }
                     writer.number(entry.trailer.rawValue)
                     writer.number(UInt32(key.count))
                     writer.number(UInt32(value.count))
@@ -171,12 +200,10 @@ final class ReadServer {
                 }
             }
         } catch {
-            views[name] = nil
-            return nil
+            return false
         }
-        writer.overwrite(count, at: 0)
         writer.overwrite(ReadMessage.lastRange, at: 4)
-        return writer.position
+        return true
     }
 
     // MARK: Memtables
@@ -188,10 +215,32 @@ final class ReadServer {
         return MemtableName(id: id, slot: slot)
     }
 
+    private func isSealed(_ name: MemtableName) -> Bool {
+        let slot = Int(name.slot)
+        let state = directory.state(slot)
+        return (state == .sealed || state == .flushing) && directory.memtableID(slot) == name.id
+    }
+
+    /// Whether bytes lie in the region.
+    private func isWithin(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        guard let start = bytes.baseAddress else { return true }
+        let end = UnsafeRawPointer(region.base + region.size)
+        return start >= UnsafeRawPointer(region.base) && start <= end && bytes.count <= end - start
+    }
+
+    /// Whether a key of whatever length fits into the region behind the end of any slab of the memtable. Values may be
+    /// longer: `isWithin`.
+    private func hasRoomBehind(_ memtable: Memtable) -> Bool {
+        let end = region.base + region.size
+        return memtable.map.shards.allSatisfy { shard in
+            (0..<shard.slabCount.load(ordering: .relaxed)).allSatisfy { end - shard.bases[$0] >= 2 * RegionLayout.slabBytes }
+        }
+    }
+
     /// The memtable, if it is sealed in its slot.
     private func view(_ name: MemtableName) -> Memtable? {
         let slot = Int(name.slot)
-        guard [.sealed, .flushing].contains(directory.state(slot)), directory.memtableID(slot) == name.id else {
+        guard isSealed(name) else {
             views[name] = nil
             return nil
         }
@@ -201,6 +250,7 @@ final class ReadServer {
         let made = try? Memtable.attach(
             region: region, slot: slot, allocator: SlabAllocator(slabCount: region.slabCount), isReader: true
         ) { _ in true }
+        if let made, !hasRoomBehind(made) { return nil }
         views[name] = made
         return made
     }
