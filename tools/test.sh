@@ -27,7 +27,7 @@ say "building and running the tests"
 LOG=$(mktemp)
 trap 'rm -f "$LOG"' EXIT
 # A pipe would hide the exit status of the tests, and POSIX shells have no `pipefail`.
-{ swift test "$@" 2>&1; echo "$?" >"$LOG.status"; } | tee "$LOG"
+{ swift test "$@" 2>&1 && echo 0 >"$LOG.status" || echo "$?" >"$LOG.status"; } | tee "$LOG"
 status=$(cat "$LOG.status")
 rm -f "$LOG.status"
 if [ "$status" -ne 0 ]; then

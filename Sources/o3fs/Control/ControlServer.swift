@@ -25,26 +25,22 @@ final class ControlServer: Sendable {
     /// Begins to listen at `path`. A socket that a dead daemon left there is replaced: the caller owns
     /// the store's lock, so nobody else can be listening.
     ///
-    /// Call it after the last fork (threads do not survive one), and before other threads create files
-    /// (the umask is changed for the moment of binding).
+    /// Call it after the last fork: threads do not survive one.
     static func start(path: String, handler: @escaping Handler) throws -> ControlServer {
         let listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard listener >= 0 else { throw CommandError("create a control socket", errno: errno) }
         unlink(path)
-        // The mode of a socket file is set when it is bound: closed to others from its first moment.
-        let oldMask = umask(0o177)
-        let bound: Int32
         do {
-            bound = try SocketAddress.with(path) { bind(listener, $0, $1) == 0 ? 0 : errno }
+            // Linux gives the socket's file the mode of the descriptor that is bound: closed to others from
+            // its first moment. The umask would do it too, but it belongs to all threads of the process.
+            guard fchmod(listener, 0o600) == 0 else {
+                throw CommandError("close the control socket \(path) to others", errno: errno)
+            }
+            let bound = try SocketAddress.with(path) { bind(listener, $0, $1) == 0 ? 0 : errno }
+            guard bound == 0 else { throw CommandError("create the control socket \(path)", errno: bound) }
         } catch {
-            umask(oldMask)
             close(listener)
             throw error
-        }
-        umask(oldMask)
-        guard bound == 0 else {
-            close(listener)
-            throw CommandError("create the control socket \(path)", errno: bound)
         }
         guard listen(listener, 16) == 0 else {
             let code = errno
