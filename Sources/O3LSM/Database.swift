@@ -17,6 +17,7 @@ public final class Database: @unchecked Sendable {
     let core: EngineCore
     private let isOpen = Atomic<Bool>(true)
     private let reads = Atomic<UInt64>(0)
+    private let snapshotMaking = Mutex(())
 
     private init(path: String, options: Options, core: EngineCore) {
         self.path = path
@@ -147,6 +148,33 @@ public final class Database: @unchecked Sendable {
         try checkOpen()
         return try core.makeIterator(options)
     }
+
+    // MARK: Snapshots that stay
+
+    /// Keeps the present state under a name until it is deleted (`SnapshotDirectory`): a store in
+    /// `snapshots/NAME`, which shares its tables with this one. On storage when it returns. Writers go on meanwhile.
+    ///
+    /// - Throws: `.invalidArgument` for a name that is no good or taken, `.readOnly` for a store that is not to be
+    ///   written to, `.io`; then there is no such snapshot.
+    @discardableResult
+    public func createSnapshot(_ name: String) throws(EngineError) -> StoreSnapshot {
+        try checkOpen()
+        if options.readOnly { throw .readOnly(reason: "it was opened read-only") }
+        let directory = SnapshotDirectory(store: path, storage: core.storage)
+        // One at a time, for as long as it takes: they would wait for the same flush.
+        let outcome = snapshotMaking.withLock { _ -> Result<StoreSnapshot, EngineError> in
+            do throws(EngineError) {
+                return .success(
+                    try directory.make(name) { path throws(EngineError) in
+                        try core.checkpoint(at: path, isSnapshot: true)
+                    })
+            } catch { return .failure(error) }
+        }
+        return try outcome.get()
+    }
+
+    /// The sequence of the last write.
+    public var lastSequence: SequenceNumber { core.region.visibleSequence }
 
     // MARK: Knowing
 

@@ -6,6 +6,9 @@ extension EngineCore {
         let start = monotonicNanoseconds()
         let layout = StoreLayout(root: path)
         let isNew = try prepareDirectory(layout, options, storage)
+        if !options.readOnly, storage.exists(layout.snapshot) {
+            throw .readOnly(reason: "\(path) is a snapshot, to be read only")
+        }
         let lock = try storage.lock(layout.lock)
         let tables = TableCache(
             storage: storage, layout: layout, capacity: options.maximumOpenTables,
@@ -25,7 +28,10 @@ extension EngineCore {
             ? try StoreIdentity.create(at: layout.identity, storage: storage)
             : try StoreIdentity.load(from: layout.identity, storage: storage)
         if isNew { try syncParent(layout, storage) }
-        if !options.readOnly { try versions.removeOrphans() }
+        if !options.readOnly {
+            try versions.removeOrphans()
+            try SnapshotDirectory(store: path, storage: storage).removeLeftovers()
+        }
 
         var recovery = Statistics.Recovery()
         let fabric = FabricDistance(

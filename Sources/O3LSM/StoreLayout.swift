@@ -7,6 +7,12 @@ struct StoreLayout: Sendable {
     var current: String { root + "/CURRENT" }
     var logDirectory: String { root + "/wal" }
     var tableDirectory: String { root + "/sst" }
+    /// A store with this file is a snapshot of another one.
+    var snapshot: String { root + "/SNAPSHOT" }
+    /// Of a store that was imported: which snapshot it equals.
+    var origin: String { root + "/ORIGIN" }
+    /// Where a store's snapshots are, each a store of its own.
+    var snapshotDirectory: String { root + "/snapshots" }
 
     func manifest(_ number: UInt64) -> String { root + "/MANIFEST-" + padded(number) }
     func log(_ number: UInt64) -> String { logDirectory + "/" + padded(number) + ".log" }

@@ -60,6 +60,13 @@ struct ByteReader {
         return nil
     }
 
+    /// The next bytes, where they are; valid as long as the buffer.
+    mutating func readView(_ count: Int) -> UnsafeRawBufferPointer? {
+        guard count >= 0, remaining >= count else { return nil }
+        defer { offset += count }
+        return UnsafeRawBufferPointer(rebasing: buffer[offset..<offset + count])
+    }
+
     mutating func readBytes(_ count: Int) -> [UInt8]? {
         guard count >= 0, remaining >= count else { return nil }
         defer { offset += count }

@@ -35,6 +35,8 @@ public final class DistantStorage: Storage {
         try base.rename(source, to: destination)
     }
     public func delete(_ path: String) throws(EngineError) { try base.delete(path) }
+    public func link(_ path: String, to second: String) throws(EngineError) { try base.link(path, to: second) }
+    public func removeDirectory(_ path: String) throws(EngineError) { try base.removeDirectory(path) }
     public func list(_ directory: String) throws(EngineError) -> [String] { try base.list(directory) }
     public func createDirectory(_ path: String) throws(EngineError) { try base.createDirectory(path) }
     public func syncDirectory(_ path: String) throws(EngineError) {

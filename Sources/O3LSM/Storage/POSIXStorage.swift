@@ -34,6 +34,15 @@ public final class POSIXStorage: Storage {
         guard unlink(path) == 0 else { throw .io(operation: "delete", path: path, code: errno) }
     }
 
+    /// A hard link; where the file system has none, a copy.
+    public func link(_ path: String, to second: String) throws(EngineError) {
+        guard Glibc.link(path, second) != 0 else { return }
+        switch errno {
+        case EPERM, EOPNOTSUPP, ENOSYS, EMLINK, EXDEV: try copy(path, to: second)
+        case let code: throw .io(operation: "link", path: "\(path) to \(second)", code: code)
+        }
+    }
+
     public func list(_ directory: String) throws(EngineError) -> [String] {
         guard let stream = opendir(directory) else { throw .io(operation: "list", path: directory, code: errno) }
         defer { closedir(stream) }

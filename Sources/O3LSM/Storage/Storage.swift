@@ -1,3 +1,5 @@
+import Glibc
+
 /// All file access of the engine. One small protocol, so that tests can inject faults and other
 /// stores can stand behind it. Paths are absolute or relative to the process, as in open(2).
 ///
@@ -12,6 +14,10 @@ public protocol Storage: AnyObject, Sendable {
     /// Atomically replaces `destination`.
     func rename(_ source: String, to destination: String) throws(EngineError)
     func delete(_ path: String) throws(EngineError)
+    /// Gives a file, which will never change again, a second name; on storage but for the name when it returns.
+    func link(_ path: String, to second: String) throws(EngineError)
+    /// Removes an empty directory.
+    func removeDirectory(_ path: String) throws(EngineError)
     /// Names (not paths) of the entries of a directory, without "." and "..".
     func list(_ directory: String) throws(EngineError) -> [String]
     func createDirectory(_ path: String) throws(EngineError)
@@ -23,6 +29,52 @@ public protocol Storage: AnyObject, Sendable {
     func lock(_ path: String) throws(EngineError) -> any FileLock
     /// Bytes a non-privileged writer can still store on the file system that holds `path`, and its size.
     func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64)
+}
+
+extension Storage {
+    /// For storage without second names.
+    public func link(_ path: String, to second: String) throws(EngineError) { try copy(path, to: second) }
+
+    /// Copies a file; the copy is on storage, but for its name, when it returns.
+    func copy(_ path: String, to second: String) throws(EngineError) {
+        let source = try openForReading(path)
+        let copy = try create(second)
+        var bytes = [UInt8](repeating: 0, count: 1 << 20)
+        while copy.size < source.size {
+            let offset = copy.size
+            let outcome = bytes.withUnsafeMutableBytes { buffer -> Result<Int, EngineError> in
+                do throws(EngineError) { return .success(try source.read(at: offset, into: buffer)) } catch {
+                    return .failure(error)
+                }
+            }
+            let count = try outcome.get()
+            guard count > 0 else {
+                throw .corruption(
+                    file: path, offset: offset, expected: "\(source.size) bytes", found: "the end of the file")
+            }
+            try bytes.withEngineBytes { bytes throws(EngineError) in
+                try copy.append(UnsafeRawBufferPointer(rebasing: bytes[..<count]))
+            }
+        }
+        try copy.sync()
+        try copy.close()
+    }
+
+    public func removeDirectory(_ path: String) throws(EngineError) {
+        guard rmdir(path) == 0 else { throw .io(operation: "delete", path: path, code: errno) }
+    }
+
+    /// Deletes a directory and all that is in it. Links are deleted, not followed.
+    func removeTree(_ directory: String) throws(EngineError) {
+        for name in try list(directory) {
+            let path = directory + "/" + name
+            do throws(EngineError) { try delete(path) } catch {
+                guard error.posixCode == EISDIR else { throw error }
+                try removeTree(path)
+            }
+        }
+        try removeDirectory(directory)
+    }
 }
 
 /// A file that is written from front to back. Not thread-safe.

@@ -17,10 +17,8 @@ enum CurrentFile {
     /// - Throws: `.corruption` for anything that `write` does not write, `.unsupportedFormat`.
     static func read(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) -> UInt64 {
         let bytes = try storage.contents(of: layout.current, limit: limitBytes)
-        let fields = bytes.split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false)
-            .map { String(decoding: $0, as: UTF8.self) }
-        guard fields.count == 4, let version = UInt32(fields[1]), let number = UInt64(fields[2]),
-            bytes == line(version, number)
+        guard let words = ChecksummedLine.decode(bytes), words.count == 3, let version = UInt32(words[1]),
+            let number = UInt64(words[2]), bytes == line(version, number)
         else {
             throw .corruption(
                 file: layout.current,
@@ -36,8 +34,6 @@ enum CurrentFile {
     }
 
     private static func line(_ version: UInt32, _ number: UInt64) -> [UInt8] {
-        let text = Array("O3CURRENT \(version) \(number) ".utf8)
-        let checksum = text.withUnsafeBytes { CRC32C.masked(CRC32C.checksum($0)) }
-        return text + Array("\(checksum)\n".utf8)
+        ChecksummedLine.encode(["O3CURRENT", "\(version)", "\(number)"])
     }
 }

@@ -49,6 +49,20 @@ final class FileMetadata: Sendable {
         self.rangeTombstoneCount = rangeTombstoneCount
     }
 
+    /// The same table as another store has it: its file there lives as long as that store says.
+    func copy() -> FileMetadata {
+        FileMetadata(
+            number: number, size: size, smallest: smallest, largest: largest, smallestSequence: smallestSequence,
+            largestSequence: largestSequence, entryCount: entryCount, deletionCount: deletionCount,
+            rangeTombstoneCount: rangeTombstoneCount)
+    }
+
+    /// Whether two stores of one origin, where numbers are not used twice, have the same table.
+    func isSame(as other: FileMetadata) -> Bool {
+        number == other.number && size == other.size && smallest == other.smallest && largest == other.largest
+            && largestSequence == other.largestSequence
+    }
+
     /// Whether any key of the table lies in `begin ... end` (both inclusive; nil: unbounded).
     func overlaps(_ begin: [UInt8]?, _ end: [UInt8]?) -> Bool {
         if let end, compareKeys(smallest.userKey, end) > 0 { return false }

@@ -90,6 +90,24 @@ final class VersionSet: Sendable {
         return set
     }
 
+    /// Writes the manifest of a new store whose tree is that of another one; its files are the caller's business.
+    ///
+    /// - Parameter flushed: entries of the tables beyond this sequence are not seen by those who read the store.
+    static func write(
+        _ version: Version, flushed: SequenceNumber, _ layout: StoreLayout, _ storage: any Storage
+    ) throws(EngineError) {
+        let set = VersionSet(
+            layout: layout, storage: storage, state: State(version: .empty, flushedSequence: 0, lastSequence: 0),
+            nextFile: version.levels.joined().reduce(0) { max($0, $1.number) } + 1, manifestNumbers: [],
+            manifestLimit: manifestLimitBytes, onObsolete: { _ in })
+        var edit = VersionEdit()
+        edit.addedFiles = version.levels.enumerated().flatMap { level, files in
+            files.map { (level: level, file: $0.copy()) }
+        }
+        edit.flushedSequence = flushed
+        try set.logAndApply(edit)
+    }
+
     /// The tree that CURRENT names. Its manifest is not appended to: the first commit begins a new one.
     ///
     /// - Parameters: as of `create`.

@@ -32,14 +32,16 @@ enum ControlClient {
         _ command: ControlCommand,
         at path: String,
         program: String? = nil,
+        name: String? = nil,
         as type: Answer.Type = Answer.self
     ) throws(Failure) -> Answer {
+        let request = ControlRequest(command: command, program: program, name: name)
         var deaths = 0
         while true {
             do throws(Failure) {
-                return try requestOnce(command, at: path, program: program)
+                return try requestOnce(request, at: path)
             } catch {
-                guard case .noAnswer = error, command != .upgrade, deaths < maximumDeaths, isSupervised(socket: path) else {
+                guard case .noAnswer = error, command.isRepeatable, deaths < maximumDeaths, isSupervised(socket: path) else {
                     throw error
                 }
                 deaths += 1
@@ -51,11 +53,11 @@ enum ControlClient {
     private static let maximumDeaths = 5
 
     private static func requestOnce<Answer: Codable>(
-        _ command: ControlCommand, at path: String, program: String?
+        _ request: ControlRequest, at path: String
     ) throws(Failure) -> Answer {
         let connection = try connectPatiently(path)
         let text: String
-        do { text = try JSON.encode(ControlRequest(command: command, program: program)) } catch { throw .system("\(error)") }
+        do { text = try JSON.encode(request) } catch { throw .system("\(error)") }
         // A peer that turned us away may have closed already; its answer is still there to read.
         _ = connection.writeLine(text)
         guard let line = connection.readLine(limit: ControlSocket.maximumAnswerBytes) else {

@@ -14,9 +14,14 @@ enum ControlCommand: String, Codable, CaseIterable, Sendable {
     case sync
     /// Looks for slabs and slots that nobody will give back; answered by a `ControlProblems`.
     case check
+    /// Keeps the present state under `ControlRequest.name`, then answers with `ControlDone`.
+    case snapshot
     /// Answered with `ControlDone`; then the daemon ends without unmounting, and its supervisor starts
     /// `ControlRequest.program` in its place.
     case upgrade
+
+    /// Whether it may be asked of the next daemon when one dies over it.
+    var isRepeatable: Bool { self != .upgrade && self != .snapshot }
 }
 
 /// The answer to a command that has nothing to tell but that it is done.
@@ -33,6 +38,8 @@ struct ControlRequest: Codable, Sendable {
     var command: ControlCommand
     /// Absolute path of a program, for `upgrade`.
     var program: String?
+    /// Of the snapshot, for `snapshot`.
+    var name: String?
 }
 
 /// The successful form of an answer.

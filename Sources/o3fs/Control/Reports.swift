@@ -188,6 +188,9 @@ final class DaemonReports: Sendable {
             return ControlDone()
         case .check:
             return ControlProblems(problems: try database.leaks())
+        case .snapshot:
+            try database.createSnapshot(request.name ?? "")
+            return ControlDone()
         case .upgrade:
             try upgrade(to: request.program)
             return ControlDone()

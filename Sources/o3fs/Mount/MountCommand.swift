@@ -27,6 +27,9 @@ struct MountCommand: ParsableCommand {
     @Flag(name: [.customShort("f"), .long], help: "Stay in the foreground.")
     var foreground = false
 
+    @Option(help: "Mount this snapshot of the store, read-only.")
+    var snapshot: String?
+
     @OptionGroup(title: "Engine") var engine: EngineOptions
 
     @OptionGroup(title: "Simulated distance") var distance: DistanceOptions
@@ -114,14 +117,14 @@ struct MountCommand: ParsableCommand {
         }
         guard maximumRestarts >= 0 else { throw CommandError("--max-restarts must not be negative") }
         // A daemon that a supervisor has started must not look at the mount: it may be the one who has to answer.
-        let storePath = resolvedStore ?? Files.absolute(store)
+        let storePath = try resolvedStore ?? snapshotPath(Files.absolute(store))
         let mountpath = try resolvedMountpoint ?? MountPlan.check(mountpoint: mountpoint)
         var plan = MountPlan(store: storePath, mountpoint: mountpath)
         try plan.checkNesting()
         if let logFile, !logFile.hasPrefix("/") {
             throw CommandError("--log-file must be an absolute path, not \(logFile)")
         }
-        let mountOptions = try MountOptions(options, store: storePath)
+        let mountOptions = try MountOptions(options + (snapshot == nil ? [] : ["ro"]), store: storePath)
         try mountOptions.checkPermitted()
         plan.engine = try engine.makeOptions()
         distance.apply(to: &plan.engine)
@@ -143,6 +146,12 @@ struct MountCommand: ParsableCommand {
         plan.session.readAheadKiB = readAhead.bytes >> 10
         plan.session.clearsPrivilegesWhenTold = true
         return plan
+    }
+
+    /// The store to mount: this one, or a snapshot of it.
+    private func snapshotPath(_ store: String) throws -> String {
+        guard let snapshot else { return store }
+        return try SnapshotDirectory(store: store).find(snapshot).path
     }
 
     private func runDaemon(_ plan: MountPlan) throws {

@@ -16,7 +16,8 @@ struct CommandTests {
 
     @Test(arguments: [
         [], ["mount"], ["umount"], ["status"], ["stats"], ["kv"], ["kv", "get"], ["kv", "put"], ["kv", "delete"],
-        ["kv", "scan"], ["compact"], ["check"], ["repair"], ["bench"],
+        ["kv", "scan"], ["compact"], ["snapshot"], ["snapshot", "create"], ["snapshot", "list"], ["snapshot", "delete"], ["export"], ["import"],
+        ["check"], ["repair"], ["bench"],
     ])
     func eachCommandHelps(command: [String]) throws {
         let result = try O3FSBinary.run(command + ["--help"])

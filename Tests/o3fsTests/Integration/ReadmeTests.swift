@@ -5,7 +5,16 @@ extension MountTests {
     /// What README.md tells people to type works as it stands there.
     @Suite struct Readme {
         @Test(.timeLimit(.minutes(3))) func theCommandsOfTheReadmeWork() throws {
-            let text = try String(contentsOfFile: O3FSBinary.packageRoot + "/README.md", encoding: .utf8)
+            try runCommands(of: "/README.md")
+        }
+
+        @Test(.timeLimit(.minutes(3))) func theCommandsOfTheBackupGuideWork() throws {
+            try runCommands(of: "/docs/backup.md")
+        }
+
+        /// Runs the block of commands that is marked as tested, in a home of its own.
+        private func runCommands(of document: String) throws {
+            let text = try String(contentsOfFile: O3FSBinary.packageRoot + document, encoding: .utf8)
             let marked = try #require(text.range(of: "<!-- tested"))
             let start = try #require(text.range(of: "```sh\n", range: marked.upperBound..<text.endIndex))
             let end = try #require(text.range(of: "```", range: start.upperBound..<text.endIndex))
@@ -17,7 +26,7 @@ extension MountTests {
                 "mkdir bin; ln -s '\(try #require(O3FSBinary.path))' bin/o3fs", in: home.path)
             let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"
             try Shell.script(
-                "trap 'umount -l ~/o3fs 2>/dev/null || true' EXIT\n" + commands, in: home.path,
+                "trap 'umount -l ~/o3fs ~/mnt ~/old 2>/dev/null || true' EXIT\n" + commands, in: home.path,
                 environment: ["HOME": home.path, "PATH": home.path + "/bin:" + path])
         }
 

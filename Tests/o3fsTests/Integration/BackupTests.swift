@@ -1,0 +1,121 @@
+import Foundation
+import Testing
+
+extension MountTests {
+    /// Snapshots of a mount that programs work in, and copies made of them.
+    @Suite struct Backups {
+        /// A tree with all that a file system keeps goes through a stream, and the changes to it through another.
+        @Test(.timeLimit(.minutes(3))) func aTreeGoesThroughStreams() throws {
+            let mount = try TestMount()
+            let copy = mount.directory.path + "/copy"
+            let back = mount.directory.path + "/back"
+            try Shell.script(
+                """
+                mkdir -p tree/deep; cp -r /usr/include/linux tree/headers
+                ln tree/headers/fuse.h tree/link; ln -s headers/fuse.h tree/symlink; mkfifo tree/pipe
+                truncate -s 1G tree/sparse; echo end >>tree/sparse
+                setfattr -n user.name -v value tree/link; setfacl -m u:4321:r tree/deep; chown 5:6 tree/deep
+                touch -d '1969-01-01 00:00:00.123456789' tree/deep
+                """, in: mount.path)
+            try O3FSBinary.succeed("snapshot", "create", mount.path, "one")
+            let first = try Self.listing(mount("tree"))
+            try Shell.script(
+                """
+                rm -r tree/headers/dvb; mv tree/headers tree/moved; echo more >>tree/link; chmod 700 tree/deep
+                fallocate -p -o 0 -l 1M tree/sparse; for i in $(seq 500); do echo $i >tree/deep/$i; done
+                """, in: mount.path)
+            try O3FSBinary.succeed("snapshot", "create", mount.path, "two")
+            let second = try Self.listing(mount("tree"))
+            try Shell.script("rm -r tree; echo later >later", in: mount.path)
+
+            let files = ["one.o3", "two.o3"].map { mount.directory.path + "/" + $0 }
+            try O3FSBinary.succeed("export", mount.path, "--snapshot", "one", "--output", files[0])
+            try O3FSBinary.succeed("export", mount.path, "--snapshot", "two", "--since", "one", "--output", files[1])
+            try FileManager.default.createDirectory(atPath: back, withIntermediateDirectories: true)
+            for (file, expected) in [(files[0], first), (files[1], second)] {
+                try O3FSBinary.succeed("import", copy, "--input", file)
+                try O3FSBinary.succeed("check", copy)
+                try O3FSBinary.succeed("mount", "-o", "ro", copy, back)
+                defer { _ = try? O3FSBinary.run("umount", back) }
+                #expect(try Self.listing(back + "/tree") == expected)
+            }
+            try O3FSBinary.succeed("mount", "--snapshot", "one", mount.store, back)
+            defer { _ = try? O3FSBinary.run("umount", back) }
+            #expect(try Self.listing(back + "/tree") == first)
+            let refused = try O3FSBinary.run("snapshot", "delete", mount.path, "one")
+            #expect(refused.status == 1 && refused.errors.contains("in use"), "\(refused)")
+            try O3FSBinary.succeed("umount", back)
+            try O3FSBinary.succeed("snapshot", "delete", mount.path, "one")
+            #expect(try String(contentsOfFile: mount("later"), encoding: .utf8) == "later\n")
+        }
+
+        /// sqlite3 writes transactions; snapshots made meanwhile hold whole ones.
+        @Test(.timeLimit(.minutes(3))) func aDatabaseInASnapshotIsSound() throws {
+            let mount = try TestMount()
+            try Shell.script("sqlite3 db 'PRAGMA journal_mode=wal; CREATE TABLE t(a, b)' >/dev/null", in: mount.path)
+            let writer = Process()
+            writer.executableURL = URL(fileURLWithPath: "/bin/bash")
+            writer.arguments = [
+                "-c",
+                """
+                cd '\(mount.path)'; for i in $(seq 60); do echo "BEGIN; INSERT INTO t SELECT $i, value FROM
+                generate_series(1, 50); COMMIT;"; done | sqlite3 db
+                """,
+            ]
+            try writer.run()
+            for number in 0..<5 { try O3FSBinary.succeed("snapshot", "create", mount.path, "s\(number)") }
+            writer.waitUntilExit()
+            #expect(writer.terminationStatus == 0)
+            let back = mount.directory.path + "/back"
+            for number in 0..<5 {
+                let file = mount.directory.path + "/s.o3"
+                try O3FSBinary.succeed("export", mount.path, "--snapshot", "s\(number)", "--output", file)
+                let copy = mount.directory.path + "/copy\(number)"
+                try O3FSBinary.succeed("import", copy, "--input", file)
+                try FileManager.default.removeItem(atPath: file)
+                try FileManager.default.createDirectory(atPath: back, withIntermediateDirectories: true)
+                try O3FSBinary.succeed("mount", copy, back)
+                defer { _ = try? O3FSBinary.run("umount", back) }
+                let answer = try Shell.script(
+                    "sqlite3 db 'PRAGMA integrity_check; SELECT count(*) % 50 FROM t'", in: back)
+                #expect(answer.output == "ok\n0\n")
+            }
+        }
+
+        @Test func mistakesAreOneSentence() throws {
+            let mount = try TestMount()
+            try O3FSBinary.succeed("snapshot", "create", mount.path, "a")
+            let occupied = mount.directory.path
+            for (arguments, words) in [
+                (["snapshot", "create", mount.path, "a"], "already has a snapshot a"),
+                (["snapshot", "create", mount.path, "a/b"], "a snapshot's name"),
+                (["snapshot", "delete", mount.path, "b"], "no snapshot b"),
+                (["mount", "--snapshot", "b", mount.store, mount.directory.path + "/mnt2"], "no snapshot b"),
+                (["mount", mount.store + "/snapshots/a", occupied + "/x"], "is a snapshot"),
+                (["export", mount.path, "--snapshot", "b"], "no snapshot b"),
+                (["export", mount.path, "--since", "a"], "--since needs --snapshot"),
+                (["export", mount.path, "--snapshot", "a", "--since", "a", "-o", occupied + "/o"], "not older"),
+                (["import", mount.store, "--input", "/etc/passwd"], "is mounted at"),
+                (["import", occupied + "/new", "--input", "/etc/passwd"], "the beginning of an export"),
+            ] {
+                for directory in ["mnt2", "x"] { mkdir(occupied + "/" + directory, 0o700) }
+                let result = try O3FSBinary.run(arguments)
+                #expect(result.status != 0 && result.errors.contains(words), "\(arguments): \(result)")
+            }
+            #expect(access(occupied + "/new", F_OK) != 0 && access(occupied + "/o", F_OK) != 0)
+        }
+
+        /// Everything that stat(2), getfattr(1), getfacl(1) and reading tell of a tree.
+        private static func listing(_ tree: String) throws -> String {
+            try Shell.script(
+                """
+                find . -printf '%P %y %m %U:%G %n %s %b %T@ %l\\n' | grep -v '^ d' | sort
+                find . -type f ! -name sparse -exec md5sum {} + | sort -k2
+                tail -c 10 sparse
+                find . ! -type l ! -type p -print0 | sort -z | xargs -0 getfattr -d -m user.
+                getfacl -R . 2>/dev/null
+                """, in: tree
+            ).output
+        }
+    }
+}
