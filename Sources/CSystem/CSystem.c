@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 const int32_t o3_O_DIRECT = O_DIRECT, o3_O_PATH = O_PATH, o3_O_TMPFILE = O_TMPFILE;
+const int32_t o3_O_NOATIME = O_NOATIME;
 const int32_t o3_SEEK_DATA = SEEK_DATA, o3_SEEK_HOLE = SEEK_HOLE;
 const int32_t o3_FALLOC_FL_KEEP_SIZE = FALLOC_FL_KEEP_SIZE;
 const int32_t o3_FALLOC_FL_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE;

@@ -9,8 +9,8 @@ import O3LSM
 /// bytes (1 … 255, neither "/" nor NUL). Permissions are the caller's business (the kernel's
 /// `default_permissions`); this class keeps the tree right.
 ///
-/// Times: an operation sets modification and change time as POSIX says; access time is set at creation
-/// and by `setAttributes` only, as on a file system mounted with noatime.
+/// Times: an operation sets modification and change time as POSIX says; the access time is set at creation,
+/// by `setAttributes`, and by `noteAccess`, which the caller makes after a read.
 ///
 /// Files that are looked up with `retain: true` are counted, as the kernel counts them: one that loses
 /// its last name while it is counted lives on, unnamed, until `forget` has brought its count to zero.
@@ -44,6 +44,9 @@ public final class FileSystem: Sendable {
         public var maximumInodes: LimitChange?
         /// Whether new files inherit access control lists.
         public var accessControlLists = true
+        /// When reading sets access times, and whether that of directories.
+        public var accessTimes = AccessTimePolicy.relative
+        public var directoryAccessTimes = true
         /// Links a file may have before EMLINK.
         public var maximumLinks: UInt32 = 0x7fff_ffff
         /// Where "now" comes from.

@@ -220,6 +220,7 @@ private func addFileOperations(_ table: inout fuse_lowlevel_ops) {
         let worker = Worker.current
         let answer = worker.readReply
         answer.begin(request)
+        answer.openFlags = info?.pointee.flags ?? 0
         do throws(Errno) {
             try worker.operations.read(
                 worker.context(of: request), node: node, handle: handle(info), offset: unsigned(offset), count: size,

@@ -8,6 +8,9 @@ public final class ReadReply {
     /// (a reusable buffer, for example).
     public var attachment: AnyObject?
 
+    /// O_* of the open file that is read, as far as the kernel tells them.
+    public internal(set) var openFlags: Int32 = 0
+
     /// Bytes in all pieces.
     public private(set) var count = 0
 

@@ -9,7 +9,8 @@ extension SessionOptions {
         var wanted =
             FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS
             | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT
-            | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_EXPLICIT_INVAL_DATA
+            | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_EXPLICIT_INVAL_DATA
+        if cachesSymbolicLinks { wanted |= FUSE_CAP_CACHE_SYMLINKS }
         if writebackCache { wanted |= FUSE_CAP_WRITEBACK_CACHE }
         if accessControlLists { wanted |= FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK }
         connection.want = connection.capable & UInt32(bitPattern: Int32(wanted))

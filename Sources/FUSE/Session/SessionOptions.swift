@@ -23,6 +23,9 @@ public struct SessionOptions: Sendable {
     /// changes. Saves one message before the first write to each file, and before each without it.
     public var clearsPrivilegesWhenTold = false
 
+    /// The kernel keeps the targets of symbolic links.
+    public var cachesSymbolicLinks = true
+
     /// Prepare the session for being gone on with by another process when this one dies (`Session.held`), where
     /// the kernel can do that.
     public var outlivesProcess = false

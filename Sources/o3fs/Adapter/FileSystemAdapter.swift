@@ -5,9 +5,9 @@ import O3FileSystem
 
 /// Answers the kernel's requests with the file system. Thread-safe; keeps nothing but options.
 ///
-/// `open`, `openDirectory`, `create` and `flush` are left to their defaults on purpose: declined once, the
-/// kernel stops sending them. A file that is open is known to the kernel, so its lookup count keeps it
-/// alive after the last name is gone.
+/// `create` and `flush` are left to their defaults on purpose, and so are `open` and `openDirectory` unless every
+/// read is to be seen: declined once, the kernel stops sending them. A file that is open is known to the kernel, so its
+/// lookup count keeps it alive after the last name is gone.
 final class FileSystemAdapter: FileSystemOperations {
     /// How long the kernel may believe what it was told, in seconds. Only this daemon changes the store, and
     /// only on the kernel's behalf, so that what the kernel knows does not age.
@@ -108,7 +108,9 @@ final class FileSystemAdapter: FileSystemOperations {
     }
 
     func readLink(_ context: RequestContext, node: NodeID) throws(Errno) -> [UInt8] {
-        try answer { () throws(FileSystemError) in try files.readSymbolicLink(node) }
+        let target = try answer { () throws(FileSystemError) in try files.readSymbolicLink(node) }
+        noteAccess(node)
+        return target
     }
 
     func link(
@@ -208,7 +210,27 @@ final class FileSystemAdapter: FileSystemOperations {
         }
         for piece in sink.pieces { reply.append(piece.bytes) }
         reply.send()
+        if reply.openFlags & o3_O_NOATIME == 0 { noteAccess(node) }
     }
+
+    private func noteAccess(_ node: NodeID) {
+        if !isReadOnly { files.noteAccess(node) }
+    }
+
+    /// With `strictatime` each open forgets what the kernel has of the file, so that the reads which follow arrive
+    /// here.
+    func open(_ context: RequestContext, node: NodeID, flags: Int32) throws(Errno) -> OpenReply {
+        guard files.options.accessTimes == .always else { throw .notImplemented }
+        return OpenReply(keepsCache: false)
+    }
+
+    func openDirectory(_ context: RequestContext, node: NodeID, flags: Int32) throws(Errno) -> OpenReply {
+        guard files.options.accessTimes == .always else { throw .notImplemented }
+        return OpenReply(handle: flags & o3_O_NOATIME != 0 ? Self.leavesAccessTime : 0, keepsCache: false, cachesListing: false)
+    }
+
+    /// The handle of a directory that was opened with O_NOATIME.
+    private static let leavesAccessTime: UInt64 = 1
 
     /// Does not look at O_SYNC: the kernel sends fsync after each write to a file that was opened so.
     func write(_ context: RequestContext, node: NodeID, _ request: WriteRequest) throws(Errno) -> Int {
@@ -290,6 +312,7 @@ final class FileSystemAdapter: FileSystemOperations {
                 return reply.add(name: found.name, entry: entry(known), cookie: found.cookie)
             }
         }
+        if handle != Self.leavesAccessTime { noteAccess(node) }
     }
 
     // MARK: Extended attributes

@@ -134,6 +134,9 @@ struct MountCommand: ParsableCommand {
         plan.maximumBytes = maximumSize.map { UInt64($0.bytes) }
         plan.maximumInodes = maximumInodes
         plan.shownOwner = mountOptions.shownOwner
+        plan.accessTimes = mountOptions.accessTimes
+        plan.directoryAccessTimes = mountOptions.directoryAccessTimes
+        plan.session.cachesSymbolicLinks = plan.accessTimes != .always
         plan.timeouts = .init(attributes: attributeTimeout, entries: entryTimeout, absences: negativeTimeout)
         plan.session.mountOptions = mountOptions.kernel
         plan.session.accessControlLists = mountOptions.accessControlLists

@@ -95,6 +95,8 @@ struct MountDaemon {
         options.maximumBytes = plan.maximumBytes.map { $0 == 0 ? .unlimited : .to($0) }
         options.maximumInodes = plan.maximumInodes.map { $0 == 0 ? .unlimited : .to($0) }
         options.accessControlLists = plan.session.accessControlLists
+        options.accessTimes = plan.accessTimes
+        options.directoryAccessTimes = plan.directoryAccessTimes
         options.formatIfEmpty = !plan.engine.readOnly
         return options
     }

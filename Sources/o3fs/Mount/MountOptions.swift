@@ -1,4 +1,5 @@
 import Glibc
+import O3FileSystem
 
 /// The options of mount(8), as they follow `-o`: which go to the kernel, which are ours.
 struct MountOptions: Equatable {
@@ -7,6 +8,8 @@ struct MountOptions: Equatable {
     var isReadOnly = false
     var accessControlLists = true
     var shownOwner = FileSystemAdapter.ShownOwner()
+    var accessTimes = AccessTimePolicy.relative
+    var directoryAccessTimes = true
 
     /// Options of `o3fs mount` that fstab can give as `name=value`: each is `--name value`.
     static let namedOptions: Set<String> = [
@@ -21,14 +24,13 @@ struct MountOptions: Equatable {
 
     /// What the kernel and libfuse understand.
     private static let passed: Set<String> = [
-        "rw", "ro", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "sync", "dirsync", "noatime",
-        "nodiratime", "symfollow", "nosymfollow", "allow_other", "allow_root", "default_permissions",
+        "rw", "ro", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "sync", "dirsync", "symfollow", "nosymfollow", "allow_other", "allow_root", "default_permissions",
     ]
 
-    /// What mount(8) handles itself, and what is so anyway: access times are never updated by reading.
+    /// What mount(8) handles itself, and what is so anyway.
     private static let ignored: Set<String> = [
-        "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "atime",
-        "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "loud",
+        "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "norelatime",
+        "lazytime", "nolazytime", "loud",
         "silent", "big_writes", "nonempty", "user_xattr",
     ]
 
@@ -55,6 +57,13 @@ struct MountOptions: Equatable {
                 }
                 kernel.append("max_read=\(bytes.bytes)")
             case "no_default_permissions": checksPermissions = false
+            case "noatime":
+                accessTimes = .never
+                kernel.append(option)
+            case "relatime", "atime", "nostrictatime": accessTimes = .relative
+            case "strictatime": accessTimes = .always
+            case "nodiratime": directoryAccessTimes = false
+            case "diratime": directoryAccessTimes = true
             case "acl": accessControlLists = true
             case "noacl": accessControlLists = false
             case "ro":

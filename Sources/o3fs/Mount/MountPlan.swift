@@ -1,5 +1,6 @@
 import FUSE
 import Glibc
+import O3FileSystem
 import O3LSM
 
 /// What is to be mounted where and how, checked as far as it can be without touching the store.
@@ -14,6 +15,9 @@ struct MountPlan {
     var maximumBytes: UInt64?
     var maximumInodes: UInt64?
     var shownOwner = FileSystemAdapter.ShownOwner()
+    /// When reading sets access times.
+    var accessTimes = AccessTimePolicy.relative
+    var directoryAccessTimes = true
     var timeouts = FileSystemAdapter.Timeouts()
     var session = SessionOptions()
     /// Processes of the mount's own that flush and compact for it.

@@ -23,6 +23,14 @@ import Testing
         #expect(try !MountOptions(["no_default_permissions"], store: "/s").accessControlLists)
     }
 
+    @Test func accessTimesAreAsMountSays() throws {
+        #expect(try MountOptions([], store: "/s").accessTimes == .relative)
+        #expect(try MountOptions(["noatime,strictatime"], store: "/s").accessTimes == .always)
+        #expect(try MountOptions(["strictatime,noatime"], store: "/s").accessTimes == .never)
+        #expect(try MountOptions(["strictatime,relatime,lazytime"], store: "/s").accessTimes == .relative)
+        #expect(try !MountOptions(["nodiratime"], store: "/s").directoryAccessTimes)
+    }
+
     @Test func whatFusermountRefusesIsSaidBefore() throws {
         let directory = try TemporaryDirectory("options")
         let file = directory.path + "/fuse.conf"

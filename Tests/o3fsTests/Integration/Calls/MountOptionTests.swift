@@ -45,6 +45,27 @@ extension MountTests {
                     """, in: mount.path)
         }
 
+        /// What reads that the kernel answers from its caches do, and with strictatime do not.
+        @Test func accessTimesFollowTheOption() throws {
+            func read(_ options: String) throws -> [Substring] {
+                let mount = try TestMount(options: ["-o", options])
+                let script = """
+                    head -c 8192 /dev/zero >file; mkdir -p dir/sub; ln -sf file link
+                    touch -h -d '2001-01-01' file dir link
+                    cat file >/dev/null; ls dir >/dev/null; readlink link >/dev/null
+                    stat -c %X file dir link | awk '{ print ($1 > 1000000000 ? "now" : "then") }'
+                    sleep 0.02; stat -c %x file >../first; cat file >/dev/null; ls dir >/dev/null; sleep 0.02; stat -c %x file >../second
+                    cmp -s ../first ../second && echo same || echo moved
+                    """
+                return try Shell.script(script, in: mount.path).output.split(separator: "\n")
+            }
+            #expect(try read("noatime") == ["then", "then", "then", "same"])
+            #expect(try read("strictatime") == ["now", "now", "now", "moved"])
+            #expect(try read("strictatime,nodiratime") == ["now", "then", "now", "moved"])
+            // What was just written is in the page cache; listing and link are not.
+            #expect(try read("relatime") == ["then", "now", "now", "same"])
+        }
+
         @Test func filesAreShownAsOthers() throws {
             let mount = try TestMount(options: ["-o", "allow_other,uid=4001,gid=4002"])
             try Shell.script(
