@@ -90,6 +90,17 @@ public enum TimeChange: Equatable, Sendable {
     case to(Timestamp)
 }
 
+/// What a change of contents takes from a file's mode.
+public enum PrivilegeClearing: Equatable, Sendable, ExpressibleByBooleanLiteral {
+    case none
+    /// Set-user-ID, and set-group-ID where the group may execute.
+    case ofPrograms
+    /// Set-user-ID and set-group-ID: the writer does not belong to the file's group.
+    case all
+
+    public init(booleanLiteral value: Bool) { self = value ? .ofPrograms : .none }
+}
+
 /// Which attributes to change; nil leaves one as it is.
 public struct AttributeChanges: Equatable, Sendable {
     /// Permission bits; type bits are ignored.
@@ -102,8 +113,8 @@ public struct AttributeChanges: Equatable, Sendable {
     public var modificationTime: TimeChange?
     /// Set by a kernel that keeps times itself (writeback cache); nil: now.
     public var changeTime: Timestamp?
-    /// Clear set-user-ID, and set-group-ID where the group may execute (a caller without privilege changes size).
-    public var clearsPrivileges = false
+    /// Which set-ID bits go (a caller without privilege changes the size).
+    public var clearsPrivileges = PrivilegeClearing.none
 
     public init() {}
 

@@ -33,6 +33,15 @@ struct ScriptTests {
              "--operations", operations, "--seed", "\(seed * 1000)"])
     }
 
+    /// The same while the daemon is killed again and again.
+    @Test func randomCallsSurviveTheDaemon() throws {
+        let mount = try ComparedMount(survives: true)
+        try Programs.run(
+            "/usr/bin/env",
+            ["python3", Programs.packageRoot + "/tools/soak/posix.py", Programs.probe, mount.subject, mount.oracle,
+             "--operations", "4000", "--jobs", "5", "--seed", "9000", "--kill", try #require(Programs.o3fs)])
+    }
+
     /// Lines after `#differs: REASON`: their answers may differ, for a reason that docs/posix.md gives.
     private static func differences(of script: String) throws -> Set<Int> {
         let lines = try String(decoding: Data(contentsOf: URL(fileURLWithPath: script)), as: UTF8.self)

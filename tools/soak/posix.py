@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Differential test of a file system against another: random scripts, or given ones, for posixprobe.
 
-  posix.py PROBE SUBJECT ORACLE [--operations N] [--length N] [--seed S] [--jobs N] [--script FILE]...
+  posix.py PROBE SUBJECT ORACLE [--operations N] [--length N] [--seed S] [--jobs N] [--script FILE]... [--kill O3FS]
 
 SUBJECT and ORACLE are directories. Scripts made of a seed are always the same. The first one whose printouts differ is
 reduced (delta debugging) to the shortest that still differs, and printed; the exit status then is 1.
+
+With --kill, the daemon of the mount that SUBJECT is in is killed again and again; O3FS is the program that tells which.
+Mount it with a high --max-restarts.
 """
-import argparse, concurrent.futures, os, random, shutil, subprocess, sys, tempfile
+import argparse, concurrent.futures, json, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
 
 USERS = ["", "", "", "", "@4001:4001,4003 ", "@4002:4002 "]
 NAMES = ["a", "b", "c", "d", "e", "%ff%fe", "%*255", "l", "s"]
@@ -28,6 +31,19 @@ def script(seed, length):
 
     def length_():
         return r.choice([1, 100, 4096, 8192, 65536, 131073, r.randrange(1, 200000)])
+
+    def acl():
+        named = "".join(f",u:{u}:{r.randrange(8)}" for u in r.sample([4001, 4002], r.randrange(3)))
+        groups = "".join(f",g:{g}:{r.randrange(8)}" for g in r.sample([4001, 4003], r.randrange(2)))
+        mask = f",m::{r.randrange(8)}" if named or groups or r.random() < 0.3 else ""
+        return f"u::{r.randrange(8)}{named},g::{r.randrange(8)}{groups}{mask},o::{r.randrange(8)}"
+
+    def waiting():
+        """A process waits for a lock; the others let theirs go; it has it then, or is killed."""
+        kind = r.choice(["lockw", "lockw", "oflockw"])
+        return [f"&1 {kind} 0 {r.randrange(2)} {r.randrange(100)} {r.randrange(100)}",
+                f"&2 lock 0 2 {r.randrange(60)} 0", f"lock {slot()} 2 0 0", f"oflock {slot()} 2 0 0", "await 1", "kill 1",
+                "&1 open 0 a b"]
 
     def mode():
         return r.choice(["0755", "0644", "0700", "0777", "01777", "02775", "06755", "0", "0444"])
@@ -67,11 +83,27 @@ def script(seed, length):
         (2, lambda: f"setxattr {name()} {r.choice(['user.a', 'user.b', 'trusted.c', 'none.d', 'user.'])} "
                     f"{r.randrange(900)} {r.randrange(3)}"),
         (2, lambda: f"getxattr {name()} {r.choice(['user.a', 'user.b', 'trusted.c'])} {r.choice([0, 3, 4096])}"),
+        (2, lambda: f"acl {name()} {r.choice(['access', 'default'])} {acl()}"),
+        (2, lambda: f"getxattr {name()} system.posix_acl_{r.choice(['access', 'default'])} {r.choice([0, 4096])}"),
+        (1, lambda: f"removexattr {name()} system.posix_acl_{r.choice(['access', 'default'])}"),
+        (1, lambda: f"listxattr {name()} {r.choice([0, 0, 5])}"),
+        (3, lambda: f"extents {slot()}"),
+        (2, lambda: f"linkfd {slot()} {name()}"),
+        (2, lambda: f"open {slot()} {r.choice(['.', 'd', 'e', 'd/a'])} bT {mode()}"),
+        (1, lambda: f"dup {slot()} {slot()}"),
+        (1, lambda: f"maptail {slot()}"),
+        (1, lambda: f"getlk {slot()} {r.randrange(2)} {r.randrange(100)} {r.randrange(100)}"),
+        (1, lambda: f"openat {slot()} {slot()} {r.choice(NAMES)} {r.choice(['bc', 'r', 'rd'])} {mode()}"),
+        (1, lambda: f"mkdirat {slot()} {r.choice(NAMES)} {mode()}"),
+        (1, lambda: f"unlinkat {slot()} {r.choice(NAMES)} {r.choice([0, 512])}"),
+        (1, lambda: f"renameat {slot()} {r.choice(NAMES)} {slot()} {r.choice(NAMES)}"),
+        (1, lambda: f"listfd {slot()}"),
+        (1, lambda: f"fchown {slot()} {r.choice([-1, 0, 4001])} {r.choice([0, 4001, 4003])}"),
         (1, lambda: f"removexattr {name()} {r.choice(['user.a', 'user.b', 'trusted.c'])}"),
     ]
     # What other processes do with files of their own: handles live on there, locks stand in each other's way.
     open_files = ("open ", "close ", "write ", "pwrite ", "pread ", "seek ", "ftruncate ", "fallocate ", "lock ", "oflock ", "flock ",
-                  "map ", "copy ", "fchmod ", "unlink ", "rename ")
+                  "map ", "copy ", "fchmod ", "unlink ", "rename ", "extents ", "linkfd ", "dup ", "getlk ", "maptail ")
     weights = [weight for weight, _ in calls]
     lines = ["chmod . 0777", "mkdir d 0777", "mkdir e 01777", "open 0 a bc 0666", "chmod a 0666",
              "&1 open 0 a b", "&2 open 0 a b", "&2 become 4001:4001,4003"]
@@ -81,6 +113,8 @@ def script(seed, length):
             lines.append(f"&{r.randrange(1, 3)} {call}")
         elif r.random() < 0.004:
             lines.append("kill 1")
+        elif r.random() < 0.002:
+            lines += waiting()
         else:
             # A stranger's chown to nobody, and a value set again, are answered otherwise: see docs/posix.md.
             lines.append(call if call.endswith(" -1 -1") else r.choice(USERS) + call)
@@ -136,6 +170,25 @@ class Pair:
         return lines
 
 
+class Killer(threading.Thread):
+    """Kills the daemon of a mount at random moments."""
+
+    def __init__(self, o3fs, place):
+        super().__init__(daemon=True)
+        while not os.path.ismount(place):
+            place = os.path.dirname(os.path.abspath(place))
+        self.o3fs, self.mountpoint, self.kills, self.random = o3fs, place, 0, random.Random(place)
+        self.start()
+
+    def run(self):
+        while True:
+            time.sleep(self.random.uniform(0.05, 1.5))
+            status = subprocess.run([self.o3fs, "status", self.mountpoint, "--json"], capture_output=True)
+            if status.returncode == 0:
+                os.kill(json.loads(status.stdout)["daemon"]["pid"], signal.SIGKILL)
+                self.kills += 1
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("probe")
@@ -145,9 +198,11 @@ def main():
     options.add_argument("--length", type=int, default=200)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--jobs", type=int, default=1, help="scripts run at once")
+    options.add_argument("--kill", metavar="O3FS", help="kill the daemon of SUBJECT's mount now and then")
     options.add_argument("--script", action="append", default=[])
     chosen = options.parse_args()
     pair = Pair(chosen.probe, chosen.subject, chosen.oracle)
+    killer = Killer(chosen.kill, chosen.subject) if chosen.kill else None
 
     def check(title, lines):
         difference = pair.difference(lines)
@@ -170,6 +225,8 @@ def main():
             seeds = range(seed, seed + chosen.jobs)
             agreed = all(list(pool.map(lambda s: check(f"seed {s}", script(s, chosen.length)), seeds)))
             done, seed = done + chosen.length * chosen.jobs, seed + chosen.jobs
+    if killer:
+        print(f"{killer.kills} daemons killed")
     print(f"{done} operations on both, seeds {chosen.seed} to {seed - 1}" if not chosen.script else f"{done} operations on both")
     sys.exit(0 if agreed else 1)
 

@@ -180,7 +180,7 @@ extension FileSystem {
         offset: UInt64,
         length: UInt64,
         mode: AllocationMode,
-        clearsPrivileges: Bool = false
+        clearsPrivileges: PrivilegeClearing = .none
     ) throws(FileSystemError) {
         guard length > 0 else { throw .invalid }
         let (end, overflow) = offset.addingReportingOverflow(length)
@@ -201,7 +201,7 @@ extension FileSystem {
             try zero(inode, &row, offset..<end, batch)
             if mode == .zeroRange { row.size = max(row.size, end) }
         }
-        if clearsPrivileges { row.clearPrivileges() }
+        row.clearPrivileges(clearsPrivileges)
         dropCapabilities(inode, &row, batch)
         row.modificationTime = now
         row.changeTime = now

@@ -16,7 +16,7 @@ extension FileSystem {
         to target: InodeNumber,
         at targetOffset: UInt64,
         length: UInt64,
-        clearsPrivileges: Bool = false
+        clearsPrivileges: PrivilegeClearing = .none
     ) throws(FileSystemError) -> UInt64 {
         let row = try requireInode(source)
         guard row.isRegular, try requireInode(target).isRegular else { throw .invalid }

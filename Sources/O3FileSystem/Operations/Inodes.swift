@@ -95,7 +95,7 @@ extension FileSystem {
         if changes.uid != nil || changes.gid != nil {
             row.uid = changes.uid ?? row.uid
             row.gid = changes.gid ?? row.gid
-            if changes.mode == nil, !row.isDirectory { row.clearPrivileges() }
+            if changes.mode == nil, !row.isDirectory { row.clearPrivileges(.ofPrograms) }
             dropCapabilities(inode, &row, batch)
         }
         // A value that a truncation cuts is referenced by the batch.
@@ -108,8 +108,8 @@ extension FileSystem {
             row.modificationTime = now
             dropCapabilities(inode, &row, batch)
         }
-        if changes.clearsPrivileges, !row.isDirectory {
-            row.clearPrivileges()
+        if changes.clearsPrivileges != .none, !row.isDirectory {
+            row.clearPrivileges(changes.clearsPrivileges)
             dropCapabilities(inode, &row, batch)
         }
         if let time = changes.accessTime { row.accessTime = try resolve(time, now) }

@@ -14,7 +14,7 @@ extension FileSystem {
         offset: UInt64,
         _ bytes: UnsafeRawBufferPointer,
         sync: Bool = false,
-        clearsPrivileges: Bool = false
+        clearsPrivileges: PrivilegeClearing = .none
     ) throws(FileSystemError) {
         guard bytes.count <= Self.maximumWriteBytes else { throw .invalid }
         let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.count))
@@ -37,7 +37,7 @@ extension FileSystem {
         row.size = max(row.size, end)
         row.modificationTime = now
         row.changeTime = now
-        if clearsPrivileges { row.clearPrivileges() }
+        row.clearPrivileges(clearsPrivileges)
         dropCapabilities(inode, &row, batch)
         try commit(batch, inode, row, sync: sync)
     }

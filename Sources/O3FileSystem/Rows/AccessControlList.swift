@@ -3,8 +3,8 @@
 ///
 ///     0 version, 2 (4)    then for each entry: tag (2) permissions (2) user or group id (4)
 ///
-/// Entries are in the order of their tags, ids of one tag ascending. An id may come twice, as Linux lets it; its first
-/// entry decides.
+/// Entries are in the order of their tags. Ids of one tag come in any order, also twice, as Linux lets them; the first
+/// entry that fits decides.
 struct AccessControlList: Equatable {
     struct Entry: Equatable {
         var tag: UInt16
@@ -43,7 +43,7 @@ struct AccessControlList: Equatable {
                 id: UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: offset + 4, as: UInt32.self)))
             let isNamed = entry.tag == Tag.user || entry.tag == Tag.group
             if let last = entries.last {
-                guard last.tag < entry.tag || (isNamed && last.tag == entry.tag && last.id <= entry.id) else {
+                guard last.tag < entry.tag || (isNamed && last.tag == entry.tag) else {
                     return nil
                 }
             }

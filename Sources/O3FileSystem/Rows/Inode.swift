@@ -55,10 +55,11 @@ struct Inode: Equatable, Sendable {
     var hasExtendedAttributes: Bool { flags & Flag.extendedAttributes != 0 }
     var hasEstimatedBlocks: Bool { flags & Flag.estimatedBlocks != 0 }
 
-    /// What a writer without privilege does to a program's set-ID bits.
-    mutating func clearPrivileges() {
+    /// What a writer without privilege does to set-ID bits.
+    mutating func clearPrivileges(_ clearing: PrivilegeClearing) {
+        guard clearing != .none else { return }
         mode &= ~S_ISUID
-        if mode & S_IXGRP != 0 { mode &= ~S_ISGID }
+        if clearing == .all || mode & S_IXGRP != 0 { mode &= ~S_ISGID }
     }
 
     func attributes(of number: InodeNumber, blockSize: Int) -> Attributes {

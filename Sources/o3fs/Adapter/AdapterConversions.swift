@@ -42,7 +42,7 @@ extension O3FileSystem.AttributeChanges {
         accessTime = changes.accessTime.map { O3FileSystem.TimeChange($0) }
         modificationTime = changes.modificationTime.map { O3FileSystem.TimeChange($0) }
         changeTime = changes.changeTime.map { Timestamp($0) }
-        clearsPrivileges = changes.clearsPrivileges
+        clearsPrivileges = changes.clearsPrivileges ? .ofPrograms : .none
     }
 }
 

@@ -185,7 +185,9 @@ final class FileSystemAdapter: FileSystemOperations {
             // the kernel lets anybody make it, and only the owner and root may change the mode.
             if changes.isEmpty {
                 let owner = try files.getAttributes(node).uid
-                changes.clearsPrivileges = context.uid == 0 || context.uid == owner
+                changes.clearsPrivileges = context.uid == 0 || context.uid == owner ? .ofPrograms : .none
+            } else if changes.clearsPrivileges != .none {
+                changes.clearsPrivileges = try clearing(context, node)
             }
             return attributes(try files.setAttributes(node, changes))
         }
@@ -208,9 +210,10 @@ final class FileSystemAdapter: FileSystemOperations {
         try answer { () throws(FileSystemError) in
             try files.read(node, offset: offset, length: count, into: sink)
         }
+        // Before the answer, so that who has read sees it.
+        if reply.openFlags & o3_O_NOATIME == 0 { noteAccess(node) }
         for piece in sink.pieces { reply.append(piece.bytes) }
         reply.send()
-        if reply.openFlags & o3_O_NOATIME == 0 { noteAccess(node) }
     }
 
     private func noteAccess(_ node: NodeID) {
@@ -236,7 +239,8 @@ final class FileSystemAdapter: FileSystemOperations {
     func write(_ context: RequestContext, node: NodeID, _ request: WriteRequest) throws(Errno) -> Int {
         try answer { () throws(FileSystemError) in
             try files.write(
-                node, offset: request.offset, request.bytes, clearsPrivileges: request.clearsPrivileges)
+                node, offset: request.offset, request.bytes,
+                clearsPrivileges: request.clearsPrivileges ? try clearing(context, node) : .none)
         }
         return request.bytes.count
     }
@@ -267,7 +271,8 @@ final class FileSystemAdapter: FileSystemOperations {
         try answer { () throws(FileSystemError) in
             // The kernel does not say here who may keep set-user-ID bits; root may.
             try files.allocate(
-                node, offset: offset, length: length, mode: allocation, clearsPrivileges: context.uid != 0)
+                node, offset: offset, length: length, mode: allocation,
+                clearsPrivileges: context.uid != 0 ? try clearing(context, node) : .none)
         }
     }
 
@@ -280,7 +285,7 @@ final class FileSystemAdapter: FileSystemOperations {
             // As for `allocate`, root may keep set-user-ID bits.
             Int(clamping: try files.copyRange(
                 from: source, at: sourceOffset, to: target, at: targetOffset, length: count,
-                clearsPrivileges: context.uid != 0))
+                clearsPrivileges: context.uid != 0 ? try clearing(context, target) : .none))
         }
     }
 
@@ -379,6 +384,16 @@ final class FileSystemAdapter: FileSystemOperations {
     private func mayKeepSetGroupID(_ context: RequestContext, _ node: NodeID) throws(FileSystemError) -> Bool {
         if context.uid == 0 { return true }
         return context.belongs(to: try files.getAttributes(node).gid)
+    }
+
+    /// What a caller without privilege takes from a file by changing its contents. The kernel speaks of programs only;
+    /// where the group may not execute, the bit goes unless the caller is in it.
+    private func clearing(_ context: RequestContext, _ node: NodeID) throws(FileSystemError) -> PrivilegeClearing {
+        let found = try files.getAttributes(node)
+        guard context.uid != 0, found.mode & S_ISGID != 0, found.mode & S_IXGRP == 0, !context.belongs(to: found.gid) else {
+            return .ofPrograms
+        }
+        return .all
     }
 
     private static let systemPrefix = Array("system.".utf8)

@@ -9,7 +9,9 @@ final class ComparedMount {
     let oracle: String
 
     /// Mounts a new store, with devices and set-ID bits in force as they are on the oracle.
-    init() throws {
+    ///
+    /// - Parameter survives: the mount goes on when its daemon is killed.
+    init(survives: Bool = false) throws {
         scratch = try ScratchDirectory()
         subject = scratch.path + "/subject"
         oracle = scratch.path + "/oracle"
@@ -20,7 +22,7 @@ final class ComparedMount {
         try Programs.run(
             Programs.o3fs ?? "o3fs",
             ["mount", scratch.path + "/store", subject, "--dm-size", "64M", "--memtable-size", "8M", "--cache-size", "32M",
-             "--no-survive", "-o", "suid,dev,allow_other"])
+             "-o", "suid,dev,allow_other"] + (survives ? ["--max-restarts", "1000000"] : ["--no-survive"]))
         chmod(subject, 0o755)
     }
 

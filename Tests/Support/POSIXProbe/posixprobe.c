@@ -169,6 +169,40 @@ static long scan(const char *where) {
     return mistakes;
 }
 
+/// Walks data and holes of an open file, whose grain is each file system's own: they take turns from the beginning to the
+/// end, and holes are zeros. The number of mistakes.
+static long extents(int slot) {
+    static unsigned char part[65536];
+    struct stat s;
+    if (fstat(slot, &s) != 0) return -1;
+    if (!S_ISREG(s.st_mode)) { errno = EINVAL; return -1; }
+    // It may be open for writing only.
+    char path[64];
+    sprintf(path, "/proc/self/fd/%d", slot);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    long mistakes = 0;
+    for (off_t at = 0; at < s.st_size;) {
+        off_t data = lseek(fd, at, SEEK_DATA);
+        if (data < 0 && errno != ENXIO) { mistakes++; break; }
+        if (data < 0) data = s.st_size;
+        if (data < at) { mistakes++; break; }
+        // Zeros far from any data are not read one by one.
+        for (off_t hole = at; hole < data && hole < at + (4 << 20); ) {
+            ssize_t n = pread(fd, part, (size_t)(data - hole < (off_t)sizeof part ? data - hole : (off_t)sizeof part), hole);
+            if (n <= 0) { mistakes++; break; }
+            for (ssize_t i = 0; i < n; i++) if (part[i]) { mistakes++; break; }
+            hole += n;
+        }
+        if (data >= s.st_size) break;
+        at = lseek(fd, data, SEEK_HOLE);
+        if (at <= data || at > s.st_size) { mistakes++; break; }
+    }
+    if (lseek(fd, s.st_size, SEEK_DATA) >= 0 || errno != ENXIO) mistakes++;
+    close(fd);
+    return mistakes;
+}
+
 /// A tree of so many levels, made, walked up and removed; the number of levels that there were.
 static long deep(long levels) {
     int top = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -318,6 +352,7 @@ static long long call(const char *c) {
         sprintf(from, "/proc/self/fd/%d", *slot(1));
         return linkat(AT_FDCWD, from, AT_FDCWD, path(2), AT_SYMLINK_FOLLOW);
     }
+    if (!strcmp(c, "extents")) return extents(*slot(1));
     if (!strcmp(c, "mkdirat")) return mkdirat(*slot(1), path(2), octal(3));
     if (!strcmp(c, "unlinkat")) return unlinkat(*slot(1), path(2), (int)number(3));
     if (!strcmp(c, "renameat")) return renameat(*slot(1), path(2), *slot(3), path(4));
@@ -376,6 +411,7 @@ static long long call(const char *c) {
     if (!strcmp(c, "maptail")) {  // slot: what a mapping shows beyond the end, and that a write there is not kept
         struct stat s;
         if (fstat(*slot(1), &s) != 0) return -1;
+        if (!S_ISREG(s.st_mode)) { errno = EINVAL; return -1; }
         long page = (long)s.st_size & ~4095l, tail = (long)s.st_size - page;
         if (!tail) { errno = EINVAL; return -1; }
         unsigned char *m = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *slot(1), page);

@@ -171,6 +171,55 @@ extension MountTests {
             #expect(supervisor["deaths"] as? Int == 6)
         }
 
+        /// Files and directories whose names change, or go, while they are open; each step with another daemon.
+        @Test func whatIsOpenIsIndependentOfItsName() throws {
+            let mount = try Self.mount()
+            func restart() throws { try Self.killRepeatedly(mount, rounds: 1) }
+            for directory in ["removed", "moved", "moved/deep"] { try #require(mkdir(mount(directory), 0o755) == 0) }
+            let removed = open(mount("removed"), O_RDONLY | O_DIRECTORY)
+            let moved = open(mount("moved"), O_RDONLY | O_DIRECTORY)
+            let file = open(mount("moved/deep/file"), O_CREAT | O_RDWR, 0o644)
+            let replaced = open(mount("replaced"), O_CREAT | O_RDWR, 0o644)
+            let unnamed = open(mount("."), o3_O_TMPFILE | O_RDWR, 0o644)
+            for descriptor in [removed, moved, file, replaced, unnamed] { try #require(descriptor >= 0) }
+            try #require(write(replaced, "replaced", 8) == 8 && write(unnamed, "unnamed", 7) == 7)
+            try #require(flock(file, LOCK_EX) == 0)
+            try restart()
+            #expect(rmdir(mount("removed")) == 0)
+            #expect(rename(mount("moved"), mount("other")) == 0)
+            #expect(rename(mount("other/deep/file"), mount("replaced")) == 0)
+            try restart()
+            // The removed directory is empty, and takes nothing.
+            #expect(Self.code(mkdirat(removed, "new", 0o755)) == ENOENT)
+            #expect(Self.code(openat(removed, "new", O_CREAT | O_WRONLY, 0o644)) == ENOENT)
+            var info = stat()
+            #expect(fstat(removed, &info) == 0 && info.st_nlink == 0)
+            let listing = try #require(fdopendir(dup(removed)))
+            #expect(readdir(listing) == nil)
+            closedir(listing)
+            // The moved one is where it was moved to.
+            #expect(mkdirat(moved, "new", 0o755) == 0)
+            #expect(lstat(mount("other/new"), &info) == 0)
+            try restart()
+            #expect(write(file, "moved", 5) == 5)
+            #expect(try String(contentsOfFile: mount("replaced"), encoding: .utf8) == "moved")
+            #expect(fstat(replaced, &info) == 0 && info.st_nlink == 0 && info.st_size == 8)
+            var text = [UInt8](repeating: 0, count: 8)
+            #expect(pread(replaced, &text, 8, 0) == 8 && String(decoding: text, as: UTF8.self) == "replaced")
+            // The lock is held on, by the file, not by its name.
+            let another = open(mount("replaced"), O_RDONLY)
+            #expect(Self.code(flock(another, LOCK_EX | LOCK_NB)) == EWOULDBLOCK)
+            close(another)
+            try restart()
+            #expect(linkat(AT_FDCWD, "/proc/self/fd/\(unnamed)", AT_FDCWD, mount("named"), AT_SYMLINK_FOLLOW) == 0)
+            #expect(try String(contentsOfFile: mount("named"), encoding: .utf8) == "unnamed")
+            for descriptor in [removed, moved, file, replaced, unnamed] { close(descriptor) }
+            try restart()
+            #expect(try FileManager.default.contentsOfDirectory(atPath: mount.path).sorted() == ["named", "other", "replaced"])
+            try mount.unmount()
+            try O3FSBinary.succeed("check", mount.store)
+        }
+
         @Test func daemonThatDiesAgainAndAgainIsGivenUp() throws {
             let mount = try TestMount(options: ["--survive", "--max-restarts", "2"])
             try Self.killRepeatedly(mount, rounds: 2)
