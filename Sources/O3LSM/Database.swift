@@ -213,6 +213,27 @@ public final class Database: @unchecked Sendable {
         return core.verify(progress: progress)
     }
 
+    /// Begins to read all tables from storage and to check all their checksums, in the background, unless that is being
+    /// done. `statistics().scrub` tells how it goes.
+    ///
+    /// - Parameters:
+    ///   - bytesPerSecond: at least 1; nil: no bound.
+    ///   - repeats: again every week, as long as the store is open. At most one call may ask for it.
+    ///   - tell: called for each damaged table, from another thread.
+    /// - Returns: the id of the scrub that runs now, 0 for one that repeats.
+    @discardableResult
+    public func startScrub(
+        bytesPerSecond: UInt64?, repeats: Bool = false, tell: @escaping @Sendable (EngineError) -> Void = { _ in }
+    ) throws(EngineError) -> UInt64 {
+        try checkOpen()
+        guard repeats else { return try core.scrubber.start(bytesPerSecond: bytesPerSecond, tell: tell) }
+        try core.scrubber.startRepeating(bytesPerSecond: bytesPerSecond, tell: tell)
+        return 0
+    }
+
+    /// The scrub that runs, or the last one since the store was opened; nil: none.
+    public var scrubReport: ScrubReport? { core.scrubber.report }
+
     private func checkOpen() throws(EngineError) {
         guard isOpen.load(ordering: .relaxed) else { throw .closed }
     }

@@ -28,6 +28,7 @@ final class EngineCore: @unchecked Sendable {
     let offsetCache: OffsetCache?
     /// nil: off.
     let delegation: ReadDelegation?
+    let scrubber: Scrubber
 
     init(
         layout: StoreLayout, storage: any Storage, options: Options, region: Region, allocator: SlabAllocator,
@@ -55,6 +56,7 @@ final class EngineCore: @unchecked Sendable {
         self.node = node
         self.offsetCache = offsetCache
         self.delegation = delegation
+        scrubber = Scrubber(holder: holder, tables: tables)
     }
 
     func flush() throws(EngineError) {
@@ -65,6 +67,7 @@ final class EngineCore: @unchecked Sendable {
 
     func close() throws(EngineError) {
         defer { stopThreads() }
+        scrubber.stop()
         if options.readOnly { return }
         // A write that has its place by now is covered by the flush; any other is refused.
         writes.close()
@@ -87,6 +90,7 @@ final class EngineCore: @unchecked Sendable {
             return lock
         }
         guard held != nil else { return }
+        scrubber.stop()
         executor.stop()
         control.stop()
         NodeTable(region).detach(node)
@@ -262,6 +266,7 @@ final class EngineCore: @unchecked Sendable {
         if let offsetCache { statistics.offsetCache = offsetCache.statistics }
         if let delegation { statistics.delegation = delegation.statistics }
         statistics.recovery = recovery
+        statistics.scrub = scrubber.report
         return statistics
     }
 

@@ -220,6 +220,11 @@ public struct Statistics: Codable, Sendable {
     public var offsetCache = OffsetCache()
     public var delegation = Delegation()
     public var recovery = Recovery()
+    /// The scrub that runs, or the last one since the store was opened; nil: none.
+    public var scrub: ScrubReport?
+    /// The last failure of work in the background that was, or will be, done again; and how long ago, in seconds.
+    public var lastFailure: String?
+    public var lastFailureAgeSeconds: Double?
     /// Why writes are refused, when they are.
     public var writeError: String?
 
@@ -254,6 +259,9 @@ public struct Statistics: Codable, Sendable {
         case offsetCache = "offset_cache"
         case delegation
         case recovery
+        case scrub
+        case lastFailure = "last_failure"
+        case lastFailureAgeSeconds = "last_failure_age_seconds"
         case writeError = "write_error"
     }
 

@@ -20,6 +20,7 @@ struct O3FS: ParsableCommand {
             ExportCommand.self,
             ImportCommand.self,
             CheckCommand.self,
+            ScrubCommand.self,
             RepairCommand.self,
             BenchCommand.self,
         ])

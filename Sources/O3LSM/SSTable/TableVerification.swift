@@ -1,7 +1,9 @@
 extension Table {
     /// Reads the whole file, past every cache: checksums, order, the index against the data, the
     /// filter against the keys, and the properties against all of it. Throws the first thing wrong.
-    func verify() throws(EngineError) {
+    ///
+    /// - Parameter pace: told the bytes of each data block before it is read; what it throws ends the verification.
+    func verify(pace: (_ bytes: Int) throws(EngineError) -> Void = { _ in }) throws(EngineError) {
         let opener = try TableOpener(file)
         guard opener.footer == footer else { throw disagreement(file.size, "the footer read at open", "another") }
         let stored = try opener.properties()
@@ -11,14 +13,16 @@ extension Table {
         let filter = footer.filter.isNone ? nil : try readFilter()
         var count = TableCount(properties)
         for tombstone in try opener.tombstones() { count.add(tombstone) }
-        try verifyData(&count, filter)
+        try verifyData(&count, filter, pace)
         if let (expected, found) = count.disagreement(with: properties) {
             throw disagreement(footer.properties.offset, expected, found)
         }
     }
 
     /// Walks all data blocks in the order of the index; they must lie one after the other.
-    private func verifyData(_ count: inout TableCount, _ filter: Block?) throws(EngineError) {
+    private func verifyData(
+        _ count: inout TableCount, _ filter: Block?, _ pace: (_ bytes: Int) throws(EngineError) -> Void
+    ) throws(EngineError) {
         guard footer.indexLevels > 0 else { return }
         let index = try VerifyingIndex(self)
         var data = BlockCursor()
@@ -29,6 +33,7 @@ extension Table {
                 throw disagreement(offset, "a data block here", "the next one at \(handle.offset)")
             }
             offset = handle.end
+            try pace(Int(handle.size))
             let bytes = try readAhead.stored(handle, in: file, dataEnd: properties.dataEnd)
             let block =
                 if let bytes {

@@ -112,4 +112,5 @@ private final class DistantReadableFile: ReadableFile {
         return count
     }
     func prefetch(at offset: UInt64, length: Int) { base.prefetch(at: offset, length: length) }
+    func forgetCached() { base.forgetCached() }
 }

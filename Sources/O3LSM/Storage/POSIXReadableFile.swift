@@ -37,4 +37,6 @@ final class POSIXReadableFile: ReadableFile {
         guard offset < size, length > 0 else { return }
         _ = posix_fadvise(descriptor.number, off_t(offset), off_t(length), POSIX_FADV_WILLNEED)
     }
+
+    func forgetCached() { _ = posix_fadvise(descriptor.number, 0, 0, POSIX_FADV_DONTNEED) }
 }

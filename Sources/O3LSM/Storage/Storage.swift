@@ -99,6 +99,12 @@ public protocol ReadableFile: AnyObject, Sendable {
     func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) -> Int
     /// A hint that the range is wanted soon.
     func prefetch(at offset: UInt64, length: Int)
+    /// A hint that what the system remembers of the file is not to answer the reads that follow.
+    func forgetCached()
+}
+
+extension ReadableFile {
+    public func forgetCached() {}
 }
 
 /// A held lock; releasing the object releases the lock.

@@ -33,7 +33,8 @@ final class ControlPlane: @unchecked Sendable {
         var nextManualID: UInt64 = 1
         var flush = Statistics.Work()
         var compaction = Statistics.Work()
-        var error: EngineError?
+        /// The newest failure of a flush, a compaction or the log, and when it was.
+        var lastFailure: (error: EngineError, time: UInt64)?
         var postedJobs = 0
         var executors: [Statistics.Executor] = []
         var flushedShards: [UInt64: Set<Int>] = [:]
@@ -136,6 +137,10 @@ final class ControlPlane: @unchecked Sendable {
             statistics.executors = shared.executors
             if let offload { statistics.offload = offload.statistics }
             statistics.writeError = writes.currentFailure?.description
+            if let failure = shared.lastFailure {
+                statistics.lastFailure = failure.error.description
+                statistics.lastFailureAgeSeconds = Double(monotonicNanoseconds() - failure.time) / 1e9
+            }
         }
     }
 
@@ -239,7 +244,9 @@ final class ControlPlane: @unchecked Sendable {
             shared.compaction = compactions.work
             shared.flushedShards = flushes.flushedShards
             shared.executors = executors
-            shared.error = flush ?? compaction
+            if let failure = flush ?? compaction ?? logFailure.withLock({ $0 }) {
+                shared.lastFailure = (failure, monotonicNanoseconds())
+            }
             shared.postedJobs = flushes.postedJobs + compactions.postedJobs
         }
     }

@@ -28,13 +28,13 @@ final class FileSystemAdapter: FileSystemOperations {
     private let shownOwner: ShownOwner
     private let timeouts: Timeouts
     private let isReadOnly: Bool
-    private let report: @Sendable (String) -> Void
+    private let report: @Sendable (FileSystemError) -> Void
 
-    /// `report` gets a sentence for each failure that a person must look into.
+    /// `report` gets each failure that a person must look into.
     init(
         _ files: FileSystem, timeouts: Timeouts = Timeouts(), shownOwner: ShownOwner = ShownOwner(),
         isReadOnly: Bool = false,
-        report: @escaping @Sendable (String) -> Void
+        report: @escaping @Sendable (FileSystemError) -> Void
     ) {
         self.files = files
         self.timeouts = timeouts
@@ -438,7 +438,7 @@ final class FileSystemAdapter: FileSystemOperations {
 
     private func errno(_ error: FileSystemError) -> Errno {
         if case .posix(let code) = error { return Errno(code) }
-        report(error.description)
+        report(error)
         return Errno(error.posixCode)
     }
 }

@@ -26,7 +26,10 @@ struct StatusCommand: ParsableCommand {
     private static func text(_ report: StatusReport) -> [String] {
         var facts = TextTable()
         facts.addFact("state", report.state)
-        if let error = report.writeError { facts.addFact("error", error) }
+        for trouble in report.troubles {
+            facts.addFact("trouble", trouble.what + (trouble.count.map { $0 > 1 ? " (\($0) times)" : "" } ?? ""))
+            facts.addFact("  way out", trouble.wayOut)
+        }
         facts.addFact("version", report.version)
         facts.addFact("store", report.store)
         if let mountpoint = report.mountpoint { facts.addFact("mountpoint", mountpoint) }
@@ -40,6 +43,7 @@ struct StatusCommand: ParsableCommand {
             "\(report.recovery.source) in \(fixed(report.recovery.seconds * 1000, decimals: 1)) ms"
         )
         if let note = report.recovery.note { facts.addFact("", note) }
+        if let scrub = report.scrub { facts.addFact("scrub", scrub.sentence) }
         var lines = facts.leftAlignedLines()
         if report.daemon != nil {
             lines += ["", "nodes"] + ReportTables.nodes(report.owner, report.workers)

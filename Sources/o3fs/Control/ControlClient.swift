@@ -33,9 +33,10 @@ enum ControlClient {
         at path: String,
         program: String? = nil,
         name: String? = nil,
+        scrub: ControlScrub? = nil,
         as type: Answer.Type = Answer.self
     ) throws(Failure) -> Answer {
-        let request = ControlRequest(command: command, program: program, name: name)
+        let request = ControlRequest(command: command, program: program, name: name, scrub: scrub)
         var deaths = 0
         while true {
             do throws(Failure) {

@@ -16,6 +16,8 @@ enum ControlCommand: String, Codable, CaseIterable, Sendable {
     case check
     /// Keeps the present state under `ControlRequest.name`, then answers with `ControlDone`.
     case snapshot
+    /// Begins a scrub unless one runs, or `ControlRequest.scrub` names one that is known; answered with its `ScrubReport`.
+    case scrub
     /// Answered with `ControlDone`; then the daemon ends without unmounting, and its supervisor starts
     /// `ControlRequest.program` in its place.
     case upgrade
@@ -40,6 +42,15 @@ struct ControlRequest: Codable, Sendable {
     var program: String?
     /// Of the snapshot, for `snapshot`.
     var name: String?
+    var scrub: ControlScrub?
+}
+
+/// What is asked with `scrub`.
+struct ControlScrub: Codable, Sendable {
+    /// Of a scrub that was begun, to hear of it and not to begin another.
+    var id: UInt64?
+    /// nil: no bound.
+    var bytesPerSecond: UInt64?
 }
 
 /// The successful form of an answer.

@@ -1,4 +1,5 @@
 import Glibc
+import O3FileSystem
 import O3LSM
 
 /// What `o3fs status` tells.
@@ -51,10 +52,15 @@ struct StatusReport: Codable, Sendable {
     var levels: [Statistics.Level]
     var recovery: Statistics.Recovery
     var writeError: String?
+    /// The scrub that runs, or the last one since the store was opened.
+    var scrub: ScrubReport?
+    /// What is wrong, and the way out of it; empty in good order.
+    var troubles: [Trouble] = []
 
     enum CodingKeys: String, CodingKey {
         case state, version, store, mountpoint, daemon, supervisor, workers, owner, jobs, executors, stalls, dm, levels, recovery
         case writeError = "write_error"
+        case scrub, troubles
     }
 
     init(_ statistics: Statistics, store: String, mountpoint: String?, daemon: Process?) {
@@ -72,6 +78,7 @@ struct StatusReport: Codable, Sendable {
         executors = statistics.executors
         stalls = statistics.stalls
         writeError = statistics.writeError
+        scrub = statistics.scrub
     }
 }
 
@@ -123,6 +130,8 @@ struct StatisticsReport: Codable, Sendable {
 ///     let control = try ControlServer.start(path: ControlSocket.path(store: store), handler: reports.answer)
 final class DaemonReports: Sendable {
     private let database: Database
+    private let files: FileSystem
+    private let ledger: TroubleLedger
     private let store: String
     private let mountpoint: String
     private let startNanoseconds = monotonicNanoseconds()
@@ -131,12 +140,15 @@ final class DaemonReports: Sendable {
     private let operations: @Sendable () -> [String: OperationCounter]
 
     /// - Parameters:
+    ///   - ledger: what programs were told of failures.
     ///   - store, mountpoint: absolute paths.
     ///   - supervision: nil for a mount that ends with this process.
     ///   - leave: lets the daemon end without unmounting.
     ///   - operations: the mount's counters, called for each `stats`.
     init(
         database: Database,
+        files: FileSystem,
+        ledger: TroubleLedger,
         store: String,
         mountpoint: String,
         supervision: Supervision? = nil,
@@ -144,6 +156,8 @@ final class DaemonReports: Sendable {
         operations: @escaping @Sendable () -> [String: OperationCounter] = { [:] }
     ) {
         self.database = database
+        self.files = files
+        self.ledger = ledger
         self.store = store
         self.mountpoint = mountpoint
         self.supervision = supervision
@@ -166,17 +180,25 @@ final class DaemonReports: Sendable {
         }
     }
 
+    /// Of a scrub.
+    @Sendable func noteDamage(_ error: EngineError) {
+        ledger.note(error)
+        TroubleLog.report(error.description)
+    }
+
     func answer(_ request: ControlRequest) throws -> any Codable & Sendable {
         switch request.command {
         case .status:
             let uptime = Double(monotonicNanoseconds() - startNanoseconds) / 1e9
+            let statistics = database.statistics()
             var report = StatusReport(
-                database.statistics(),
+                statistics,
                 store: store,
                 mountpoint: mountpoint,
                 daemon: .init(pid: getpid(), uptimeSeconds: uptime)
             )
             report.supervisor = supervision?.report()
+            report.troubles = ledger.report(statistics, space: try? files.space())
             return report
         case .stats:
             return StatisticsReport(database.statistics(), fuse: operations())
@@ -191,6 +213,11 @@ final class DaemonReports: Sendable {
         case .snapshot:
             try database.createSnapshot(request.name ?? "")
             return ControlDone()
+        case .scrub:
+            if let id = request.scrub?.id, let report = database.scrubReport, report.id == id { return report }
+            try database.startScrub(bytesPerSecond: request.scrub?.bytesPerSecond, tell: noteDamage)
+            guard let report = database.scrubReport else { throw CommandError("the scrub did not begin") }
+            return report
         case .upgrade:
             try upgrade(to: request.program)
             return ControlDone()

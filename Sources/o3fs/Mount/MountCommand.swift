@@ -43,6 +43,9 @@ struct MountCommand: ParsableCommand {
     @Option(name: .customLong("max-inodes"), help: "Files the store may hold from now on, 0: no limit. Kept.")
     var maximumInodes: UInt64?
 
+    @Option(name: .customLong("scrub-rate"), help: "Read and check all tables every week, so many bytes a second; 0: never.")
+    var scrubRate = ByteSize(0)
+
     @Option(help: "Threads that answer the kernel, 1 to 64.")
     var threads = SessionOptions.defaultThreads
 
@@ -141,6 +144,7 @@ struct MountCommand: ParsableCommand {
         plan.session.mountOptions = mountOptions.kernel
         plan.session.accessControlLists = mountOptions.accessControlLists
         plan.session.threads = threads
+        plan.scrubBytesPerSecond = scrubRate.bytes == 0 ? nil : UInt64(scrubRate.bytes)
         plan.workers = workers
         plan.distance = distance
         plan.session.outlivesProcess = supervisorDescriptor != nil

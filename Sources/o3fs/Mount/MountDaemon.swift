@@ -44,8 +44,13 @@ struct MountDaemon {
     private func serve(_ database: Database, isNew: Bool) throws {
         let files = try FileSystem(database, options: fileSystemOptions())
         if isNew { status.note("made a new store at \(plan.store)") }
+        let ledger = TroubleLedger()
         let adapter = FileSystemAdapter(
-            files, timeouts: plan.timeouts, shownOwner: plan.shownOwner, isReadOnly: plan.engine.readOnly, report: TroubleLog.report)
+            files, timeouts: plan.timeouts, shownOwner: plan.shownOwner, isReadOnly: plan.engine.readOnly
+        ) { error in
+            ledger.note(error)
+            TroubleLog.report(error.description)
+        }
         let workers = WorkerSupervisor(store: plan.store, arguments: plan.workerArguments)
         let session: Session
         do {
@@ -59,7 +64,8 @@ struct MountDaemon {
         }
         supervision?.live(session, files)
         let reports = DaemonReports(
-            database: database, store: plan.store, mountpoint: plan.mountpoint, supervision: supervision,
+            database: database, files: files, ledger: ledger, store: plan.store, mountpoint: plan.mountpoint,
+            supervision: supervision,
             leave: { session.leave() }
         ) {
             session.counters().mapValues {
@@ -70,6 +76,9 @@ struct MountDaemon {
             path: ControlSocket.path(store: plan.store), handler: reports.answer)
         if control == nil { status.note("status and statistics are not available: no control socket") }
         if !plan.engine.readOnly { workers.start(plan.workers) }
+        if let rate = plan.scrubBytesPerSecond {
+            try? database.startScrub(bytesPerSecond: rate, repeats: true, tell: reports.noteDamage)
+        }
         if supervision?.resumed == nil { status.succeed("\(plan.store) is mounted at \(plan.mountpoint)") }
         let failure = session.wait()
         supervision?.ended(isLeft: session.isLeft)

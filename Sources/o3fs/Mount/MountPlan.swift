@@ -23,6 +23,8 @@ struct MountPlan {
     /// Processes of the mount's own that flush and compact for it.
     var workers = 0
     var workerArguments: [String] = []
+    /// At which rate all tables are read every week; nil: they are not.
+    var scrubBytesPerSecond: UInt64?
     /// How far away storage is to seem.
     var distance = DistanceOptions()
 

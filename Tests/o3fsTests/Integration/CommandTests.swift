@@ -16,7 +16,7 @@ struct CommandTests {
 
     @Test(arguments: [
         [], ["mount"], ["umount"], ["status"], ["stats"], ["kv"], ["kv", "get"], ["kv", "put"], ["kv", "delete"],
-        ["kv", "scan"], ["compact"], ["snapshot"], ["snapshot", "create"], ["snapshot", "list"], ["snapshot", "delete"], ["export"], ["import"],
+        ["kv", "scan"], ["compact"], ["snapshot"], ["snapshot", "create"], ["snapshot", "list"], ["snapshot", "delete"], ["export"], ["import"], ["scrub"],
         ["check"], ["repair"], ["bench"],
     ])
     func eachCommandHelps(command: [String]) throws {

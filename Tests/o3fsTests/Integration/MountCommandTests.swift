@@ -23,6 +23,51 @@ extension MountTests {
             #expect(try O3FSBinary.succeed("stats", mount.path).output.contains("operations of the mount"))
         }
 
+        /// A damaged block is named by scrub and by status, with a way out; what lies elsewhere can still be read.
+        @Test func damageIsToldWithAWayOut() throws {
+            let mount = try TestMount()
+            try Shell.script("head -c 20M /dev/urandom >damaged; echo fine >fine; sync fine", in: mount.path)
+            try O3FSBinary.succeed("compact", mount.path)
+            #expect((try O3FSBinary.json("status", mount.path, "--json")["troubles"] as? [Any])?.isEmpty == true)
+            let sound = try O3FSBinary.json("scrub", mount.path, "--rate", "0", "--json")
+            #expect((sound["problems"] as? [Any])?.isEmpty == true && sound["state"] as? String == "done")
+            let table = try Shell.script("ls -S '\(mount.store)/sst' | head -1").lines[0]
+            try flipByte(of: "\(mount.store)/sst/\(table)", at: 100_000)
+            let found = try O3FSBinary.run("scrub", mount.path)
+            #expect(found.status == 1 && found.output.contains(table), "\(found)")
+            try Shell.script("echo 3 >/proc/sys/vm/drop_caches 2>/dev/null || true")
+            let read = try Shell.run(["cat", mount("damaged")])
+            #expect(read.status != 0 && read.errors.contains("Input/output error"), "\(read.errors)")
+            #expect(try String(contentsOfFile: mount("fine"), encoding: .utf8) == "fine\n")
+            let status = try O3FSBinary.json("status", mount.path, "--json")
+            let troubles = try #require(status["troubles"] as? [[String: Any]])
+            #expect(troubles.contains { ($0["what"] as? String ?? "").contains(table) }, "\(troubles)")
+            #expect(troubles.allSatisfy { ($0["way_out"] as? String ?? "").count > 10 })
+            let text = try O3FSBinary.succeed("status", mount.path).output
+            #expect(text.contains("way out") && text.contains("scrub"))
+            try mount.unmount()
+            let offline = try O3FSBinary.run("scrub", mount.store)
+            #expect(offline.status == 1 && offline.output.contains(table), "\(offline)")
+        }
+
+        /// With --scrub-rate a mount scrubs by itself.
+        @Test func aMountScrubsItself() throws {
+            let mount = try TestMount(options: ["--scrub-rate", "100M"])
+            try waitFor("a scrub") {
+                (try O3FSBinary.json("status", mount.path, "--json")["scrub"] as? [String: Any])?["state"] as? String == "done"
+            }
+        }
+
+        /// A full store says so, and what to do.
+        @Test func aFullStoreSaysSo() throws {
+            let mount = try TestMount(options: ["--max-size", "1M", "--max-inodes", "3"])
+            _ = try Shell.run(["bash", "-c", "cd '\(mount.path)'; head -c 2M /dev/zero | tr '\\0' x >big; touch a; touch b"])
+            let troubles = try #require(try O3FSBinary.json("status", mount.path, "--json")["troubles"] as? [[String: Any]])
+            let sentences = troubles.compactMap { $0["what"] as? String }
+            #expect(sentences.contains("there is no space left for data"), "\(sentences)")
+            #expect(sentences.contains { $0.contains("--max-inodes") }, "\(sentences)")
+        }
+
         @Test(.timeLimit(.minutes(3))) func compactionGivesSpaceBack() throws {
             let mount = try TestMount()
             try Shell.script(

@@ -1,0 +1,101 @@
+import Glibc
+import O3FileSystem
+import O3LSM
+import Synchronization
+
+/// What is wrong with a store, and what a person can do about it. Keys in JSON are stable.
+struct Trouble: Codable, Equatable, Sendable {
+    /// One sentence.
+    var what: String
+    var wayOut: String
+    /// How often it was met, where it is counted, and when last, seconds since 1970.
+    var count: UInt64?
+    var last: UInt64?
+
+    enum CodingKeys: String, CodingKey {
+        case what, count, last
+        case wayOut = "way_out"
+    }
+}
+
+/// Remembers the failures that programs were answered with, for `o3fs status`. Thread-safe.
+final class TroubleLedger: Sendable {
+    private let troubles = Mutex<[Trouble]>([])
+
+    /// Different ones that are remembered; the oldest make room.
+    private static let limit = 8
+
+    func note(_ error: FileSystemError) { note(error.description, Self.wayOut(error)) }
+
+    /// Of a damaged table that a scrub has found.
+    func note(_ error: EngineError) { note(error.description, Self.wayOut(.engine(error))) }
+
+    private func note(_ what: String, _ wayOut: String) {
+        let now = UInt64(clamping: time(nil))
+        troubles.withLock { troubles in
+            var trouble = Trouble(what: what, wayOut: wayOut, count: 1, last: now)
+            if let known = troubles.firstIndex(where: { $0.what == what }) {
+                trouble.count = (troubles.remove(at: known).count ?? 0) + 1
+            } else if troubles.count == Self.limit {
+                troubles.removeFirst()
+            }
+            troubles.append(trouble)
+        }
+    }
+
+    /// What is wrong now, the worst first: refused writes, a full store, failed work in the background, and what was
+    /// noted, the newest first.
+    func report(_ statistics: Statistics, space: FileSystemSpace?) -> [Trouble] {
+        var found: [Trouble] = []
+        if let error = statistics.writeError {
+            let isFull = space?.freeBlocks == 0
+            found.append(
+                Trouble(
+                    what: "writes are refused: \(error)",
+                    wayOut: isFull
+                        ? Self.makeRoom
+                        : "reads go on; see to the storage, then unmount and mount again: what was not synced since may "
+                            + "be lost if the machine fails before"))
+        } else if space?.freeBlocks == 0 {
+            found.append(Trouble(what: "there is no space left for data", wayOut: Self.makeRoom))
+        }
+        if let space, space.totalInodes > 0, space.freeInodes == 0 {
+            found.append(
+                Trouble(
+                    what: "the store has as many files as --max-inodes allows",
+                    wayOut: "delete files, or mount with a higher --max-inodes"))
+        }
+        if let failure = statistics.lastFailure, let age = statistics.lastFailureAgeSeconds, age < Self.recentSeconds,
+            statistics.writeError == nil
+        {
+            found.append(
+                Trouble(
+                    what: "work in the background failed \(duration(age)) ago and is done again: \(failure)",
+                    wayOut: "see to the storage if it goes on; nothing is lost"))
+        }
+        if let note = statistics.recovery.note {
+            found.append(
+                Trouble(
+                    what: "the memory of the last daemon could not be used: \(note)",
+                    wayOut: "nothing to be done: what was synced, or the log had, is there"))
+        }
+        return found + troubles.withLock { $0.reversed() }
+    }
+
+    private static let recentSeconds = 600.0
+    private static let makeRoom =
+        "delete files or snapshots (o3fs snapshot list), give the disk room, or mount with a higher --max-size; "
+        + "o3fs compact gives back what overwritten data takes"
+
+    private static func wayOut(_ error: FileSystemError) -> String {
+        switch error {
+        case .corruptRow: return "unmount, then o3fs repair says what it can make right"
+        case .engine(.corruption), .engine(.unsupportedFormat):
+            return "o3fs scrub names all damaged tables; take back what is in them from a backup "
+                + "(o3fs import), then look to the disk"
+        case .engine(.readOnly): return "see to the storage, then unmount and mount again"
+        case .engine(let error) where error.isOutOfSpace: return makeRoom
+        default: return "see to the storage, and to o3fs.log in the store"
+        }
+    }
+}
