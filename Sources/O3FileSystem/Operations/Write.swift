@@ -42,6 +42,46 @@ extension FileSystem {
         try commit(batch, inode, row, sync: sync)
     }
 
+    /// As `write`; where a limit of the store leaves no room for all of it, writes as much as fits, to the end of a block,
+    /// as POSIX wants it. That much is written in several steps.
+    ///
+    /// - Returns: bytes written. ENOSPC when not even the first block fits.
+    public func writeFitting(
+        _ inode: InodeNumber,
+        offset: UInt64,
+        _ bytes: UnsafeRawBufferPointer,
+        clearsPrivileges: PrivilegeClearing = .none
+    ) throws(FileSystemError) -> Int {
+        do throws(FileSystemError) {
+            try write(inode, offset: offset, bytes, clearsPrivileges: clearsPrivileges)
+            return bytes.count
+        } catch {
+            guard error == .posix(ENOSPC), usage.isCounting else { throw error }
+        }
+        let size = UInt64(blockSize)
+        var done = 0
+        // The halves, quarters, … that fit add up to what does.
+        var step = UInt64(1) << UInt64(63 - (UInt64(bytes.count) / size + 1).leadingZeroBitCount)
+        while step > 0 {
+            let start = offset + UInt64(done)
+            let end = (start / size + step) * size
+            let part = Int(min(end - start, UInt64(bytes.count - done)))
+            if part > 0 {
+                do throws(FileSystemError) {
+                    try write(
+                        inode, offset: start, UnsafeRawBufferPointer(rebasing: bytes[done..<done + part]),
+                        clearsPrivileges: clearsPrivileges)
+                    done += part
+                } catch {
+                    guard error == .posix(ENOSPC) else { throw error }
+                }
+            }
+            step /= 2
+        }
+        guard done > 0 else { throw .posix(ENOSPC) }
+        return done
+    }
+
     private func putBlocks(
         _ number: InodeNumber,
         _ row: inout Inode,

@@ -238,11 +238,10 @@ final class FileSystemAdapter: FileSystemOperations {
     /// Does not look at O_SYNC: the kernel sends fsync after each write to a file that was opened so.
     func write(_ context: RequestContext, node: NodeID, _ request: WriteRequest) throws(Errno) -> Int {
         try answer { () throws(FileSystemError) in
-            try files.write(
+            try files.writeFitting(
                 node, offset: request.offset, request.bytes,
                 clearsPrivileges: request.clearsPrivileges ? try clearing(context, node) : .none)
         }
-        return request.bytes.count
     }
 
     func synchronize(_ context: RequestContext, node: NodeID, handle: UInt64, dataOnly: Bool) throws(Errno) {

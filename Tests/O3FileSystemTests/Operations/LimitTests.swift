@@ -44,6 +44,28 @@ import Testing
         #expect(try fs.check() == [])
     }
 
+    /// As much as fits, whatever the offset, the length and what is there already.
+    @Test(arguments: 0..<40) func aWriteWritesWhatFits(seed: UInt64) throws {
+        var random = SeededGenerator(seed: seed)
+        let limit = UInt64.random(in: 1...40, using: &random)
+        let fs = try open(MemoryStore(), blocks: limit)
+        let file = try fs.touch(rootInode, "file").inode
+        let offset = UInt64.random(in: 0...20_000, using: &random)
+        let wanted = pattern(Int.random(in: 1...200_000, using: &random), 3).map { $0 | 1 }
+        let written = try wanted.withUnsafeBytes { try fs.writeFitting(file, offset: offset, $0) }
+        let room = (offset / 4096 + limit) * 4096 - offset
+        #expect(UInt64(written) == min(room, UInt64(wanted.count)))
+        #expect(try fs.getAttributes(file).size == offset + UInt64(written))
+        #expect(Array(try fs.get(file).dropFirst(Int(offset))) == Array(wanted[..<written]))
+        if written < wanted.count {
+            #expect(try fs.space().freeBlocks == 0)
+            expectErrno(ENOSPC) {
+                try wanted[written...].withUnsafeBytes { try fs.writeFitting(file, offset: offset + UInt64(written), $0) }
+            }
+        }
+        #expect(try fs.check() == [])
+    }
+
     @Test func limitsStayWithTheStore() throws {
         let store = MemoryStore()
         var fs = try FileSystem(store)

@@ -220,6 +220,39 @@ extension MountTests {
             try O3FSBinary.succeed("check", mount.store)
         }
 
+        /// Somebody truncates, or deletes, the object in /dev/shm under a daemon that uses it: what was synced is there, the
+        /// mount goes on, and status says what happened.
+        @Test(arguments: [true, false]) func theMemoryGoes(byTruncation: Bool) throws {
+            let mount = try Self.mount()
+            let region = try #require(mount.region)
+            try Shell.script(
+                "for i in $(seq 200); do echo $i >file$i; done; head -c 3M /dev/urandom >big; sync big; md5sum big >../sum",
+                in: mount.path)
+            let daemon = try mount.daemonProcess()
+            if byTruncation {
+                #expect(truncate(region, 0) == 0)
+            } else {
+                #expect(unlink(region) == 0)
+                // The daemon has it mapped and goes on; the next one finds nothing.
+                try Shell.script("echo more >more; sync more", in: mount.path)
+                kill(daemon, SIGKILL)
+            }
+            var info = stat()
+            for number in 1...300 { _ = lstat(mount("new\(number)"), &info) }
+            try Shell.script(
+                "test $(ls file* | wc -l) = 200; test $(cat file123) = 123; echo 3 >/proc/sys/vm/drop_caches; "
+                    + "md5sum -c --quiet ../sum; echo later >later; sync later", in: mount.path)
+            try waitFor("another daemon") { (try? mount.daemonProcess()).map { $0 != daemon } ?? false }
+            let status = try O3FSBinary.json("status", mount.path, "--json")
+            #expect((status["recovery"] as? [String: Any])?["source"] as? String == "log")
+            if byTruncation {
+                let troubles = try #require(status["troubles"] as? [[String: Any]])
+                #expect(troubles.contains { ($0["what"] as? String ?? "").contains("memory of the last daemon") }, "\(troubles)")
+            }
+            try mount.unmount()
+            try O3FSBinary.succeed("check", mount.store)
+        }
+
         @Test func daemonThatDiesAgainAndAgainIsGivenUp() throws {
             let mount = try TestMount(options: ["--survive", "--max-restarts", "2"])
             try Self.killRepeatedly(mount, rounds: 2)

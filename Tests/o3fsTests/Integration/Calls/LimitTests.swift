@@ -11,7 +11,7 @@ extension MountTests {
                 test "$(stat -fc '%b %S' . | awk '{ print $1 * $2 }')" = 8388608
                 test "$(stat -fc %c .)" = 100; test "$(stat -fc %d .)" = 99
                 df -i . | tail -1 | awk '{ exit !($2 == 100 && $3 == 1 && $4 == 99) }'
-                refused_with 'No space left' dd if=/dev/urandom of=big bs=64K count=200
+                refused_with 'No space left' dd if=/dev/urandom of=big bs=100000 count=200
                 test "$(stat -c %s big)" = 8388608; test "$(stat -fc %f .)" = 0
                 refused fallocate -l 1M more; rm -f more
                 truncate -s 1G sparse; refused sh -c 'echo x >small'; rm -f small
