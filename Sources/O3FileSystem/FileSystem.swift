@@ -1,4 +1,3 @@
-import CSystem
 import Glibc
 import O3LSM
 
@@ -49,6 +48,8 @@ public final class FileSystem: Sendable {
         public var directoryAccessTimes = true
         /// Links a file may have before EMLINK.
         public var maximumLinks: UInt32 = 0x7fff_ffff
+        /// In place of the stored one, which is lost.
+        var superblock: Superblock?
         /// Where "now" comes from.
         public var clock: @Sendable () -> Timestamp = { Timestamp.now() }
 
@@ -169,10 +170,14 @@ public final class FileSystem: Sendable {
         _ store: any KeyValueStore,
         _ options: Options
     ) throws(FileSystemError) -> Superblock {
+        if let lost = options.superblock { return lost }
         if let value = try store.fetch(.superblock) {
             return try withExtendedLifetime(value) { () throws(FileSystemError) in try Superblock(value.bytes) }
         }
         guard options.formatIfEmpty else { throw .notFound }
+        guard try !store.scan(from: [0], to: nil).isValid else {
+            throw .corruptRow(row: "the superblock", problem: "it is gone; o3fs repair can make another one")
+        }
         return try format(store, options)
     }
 
@@ -189,16 +194,11 @@ public final class FileSystem: Sendable {
                 )
             )
         }
-        var random: (UInt64, UInt64) = (0, 0)
-        let count = withUnsafeMutableBytes(of: &random) { o3_getrandom($0.baseAddress, $0.count) }
-        guard count == 16 else {
-            throw .engine(.io(operation: "get random bytes for", path: "the superblock", code: EIO))
-        }
         let now = options.clock()
         let superblock = Superblock(
             blockSize: options.blockSize,
             nextInode: rootInode + 1,
-            nameHash: NameHash(key0: random.0, key1: random.1),
+            nameHash: try NameHash.random(),
             birth: now
         )
         var root = Inode(

@@ -78,6 +78,7 @@ final class EngineCore: @unchecked Sendable {
         // has written; what others have finished goes here. Best effort: the next owner removes the rest.
         JobTable(region).reset()
         try? versions.removeOrphans()
+        log.removeFiles()
         // Everything is in tables: nothing in DM is needed any more. The lock is still held: nobody else can
         // have attached to the region.
         region.unlink()

@@ -72,7 +72,8 @@ extension EngineCore {
         }
         if !needsReplay, !options.readOnly { region.placement = options.placement }
         let holder = ReadStateHolder(ReadState(memtables: memtables.reversed(), version: versions.current))
-        let files = try LogFiles.open(layout: layout, storage: storage, fileSize: UInt64(options.logFileSize))
+        let files = try LogFiles.open(
+            layout: layout, storage: storage, fileSize: UInt64(options.logFileSize), isReadOnly: options.readOnly)
         if !needsReplay { files.setRecoveredLastSequences(region.visibleSequence) }
         let log = WriteAheadLog(
             region: region, options: options, files: files, holder: holder,

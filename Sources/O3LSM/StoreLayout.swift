@@ -16,6 +16,9 @@ struct StoreLayout: Sendable {
 
     func manifest(_ number: UInt64) -> String { root + "/MANIFEST-" + padded(number) }
     func log(_ number: UInt64) -> String { logDirectory + "/" + padded(number) + ".log" }
+    /// A log that nobody needs, kept for its space: the next one is written over it.
+    func freeLog(_ number: UInt64) -> String { logDirectory + "/" + padded(number) + StoreLayout.freeSuffix }
+    static let freeSuffix = ".free"
     func table(_ number: UInt64) -> String { tableDirectory + "/" + padded(number) + ".sst" }
 
     /// What an attempt at a job writes in place of a table until that is accepted: `000012-1f0.part` for attempt 0x1f0.

@@ -9,6 +9,9 @@ public struct RepairReport: Equatable, Sendable {
     public internal(set) var losses: [String] = []
     public internal(set) var unlisted = 0
 
+    /// Nothing to do.
+    public init() {}
+
     public var isSound: Bool { changes.isEmpty && losses.isEmpty }
 }
 

@@ -358,7 +358,9 @@ struct RepairPlan {
     private mutating func settleSuperblock() {
         let limit = fileSystem.allocator.limit
         unused = max(unused, (inodes.keys.max() ?? rootInode) + 1)
-        guard unused > limit else { return }
+        let isLost = fileSystem.options.superblock != nil
+        if isLost { say("The superblock is made anew, and with it the key of every name.") }
+        guard unused > limit || isLost else { return }
         if survey.inodes.keys.contains(where: { $0 >= limit }) {
             say("The next inode number is \(unused), not \(limit).")
         }

@@ -1,3 +1,6 @@
+import CSystem
+import Glibc
+
 /// The keyed hash that orders a directory's entries: 56 bits, never zero.
 ///
 /// Dentries sort by hash so that a listing can be resumed from a number (see `DirectoryCookie`). The
@@ -8,6 +11,16 @@ struct NameHash: Equatable, Sendable {
 
     let key0: UInt64
     let key1: UInt64
+
+    /// With a key that nobody can guess.
+    static func random() throws(FileSystemError) -> NameHash {
+        var random: (UInt64, UInt64) = (0, 0)
+        let count = withUnsafeMutableBytes(of: &random) { o3_getrandom($0.baseAddress, $0.count) }
+        guard count == 16 else {
+            throw .engine(.io(operation: "get random bytes for", path: "the superblock", code: EIO))
+        }
+        return NameHash(key0: random.0, key1: random.1)
+    }
 
     func callAsFunction(_ name: UnsafeRawBufferPointer) -> UInt64 {
         var v0 = key0 ^ 0x736f_6d65_7073_6575

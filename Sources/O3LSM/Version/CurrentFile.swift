@@ -16,6 +16,9 @@ enum CurrentFile {
     ///
     /// - Throws: `.corruption` for anything that `write` does not write, `.unsupportedFormat`.
     static func read(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) -> UInt64 {
+        guard storage.exists(layout.current) else {
+            throw .corruption(file: layout.current, offset: 0, expected: "the number of a manifest", found: "no such file")
+        }
         let bytes = try storage.contents(of: layout.current, limit: limitBytes)
         guard let words = ChecksummedLine.decode(bytes), words.count == 3, let version = UInt32(words[1]),
             let number = UInt64(words[2]), bytes == line(version, number)

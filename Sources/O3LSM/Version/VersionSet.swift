@@ -110,24 +110,27 @@ final class VersionSet: Sendable {
 
     /// The tree that CURRENT names. Its manifest is not appended to: the first commit begins a new one.
     ///
-    /// - Parameters: as of `create`.
+    /// - Parameters:
+    ///   - manifest: the number of the one to read; nil: what CURRENT says.
+    ///   - others: as of `create`.
     /// - Throws: `.corruption` when CURRENT or the manifest cannot be read, `.unsupportedFormat`.
     static func recover(
         layout: StoreLayout,
         storage: any Storage,
+        manifest: UInt64? = nil,
         manifestLimit: UInt64 = manifestLimitBytes,
         onObsolete: @escaping @Sendable (UInt64) -> Void
     ) throws(EngineError) -> VersionSet {
-        let number = try CurrentFile.read(layout, storage)
+        let number = if let manifest { manifest } else { try CurrentFile.read(layout, storage) }
         let path = layout.manifest(number)
         guard storage.exists(path) else {
             throw .corruption(file: layout.current, offset: 0, expected: "the number of a manifest", found: "\(number)")
         }
         // After the death of a process the newest edit, or CURRENT itself, may never have been synced. Files
         // will be removed because of them, so power loss must not take them back.
-        let manifest = try storage.reuse(path)
-        try manifest.sync()
-        try manifest.close()
+        let stored = try storage.reuse(path)
+        try stored.sync()
+        try stored.close()
         try storage.syncDirectory(layout.root)
 
         var recovered = State(version: .empty, flushedSequence: 0, lastSequence: 0)

@@ -15,7 +15,7 @@ final class LogFiles {
     private var closed: [Closed] = []
     private var current: (writer: LogWriter, number: UInt64, lastSequence: SequenceNumber)?
     private var nextNumber: UInt64
-    /// Files whose contents nobody needs.
+    /// Files whose contents nobody needs; they have the names of free logs, so that nobody takes them for others.
     private var recyclable: [UInt64] = []
 
     private static let maximumRecyclable = 2
@@ -27,10 +27,20 @@ final class LogFiles {
     /// Finds the log files of a store and makes what they hold survive power loss: after the death of a
     /// process they may hold records that were never synced, and a recovery is about to build on them.
     ///
-    /// - Parameter fileSize: bytes after which the next file is begun.
-    static func open(layout: StoreLayout, storage: any Storage, fileSize: UInt64) throws(EngineError) -> LogFiles {
+    /// - Parameters:
+    ///   - fileSize: bytes after which the next file is begun.
+    ///   - isReadOnly: nothing will be written.
+    static func open(
+        layout: StoreLayout, storage: any Storage, fileSize: UInt64, isReadOnly: Bool = false
+    ) throws(EngineError) -> LogFiles {
         var numbers: [UInt64] = []
+        var free: UInt64 = 0
         for name in try storage.list(layout.logDirectory) {
+            // Free logs of the last owner are removed: nothing says how recent what is left in them is.
+            if name.hasSuffix(StoreLayout.freeSuffix), let number = StoreLayout.number(in: name) {
+                free = max(free, number)
+                if !isReadOnly { try storage.delete(layout.logDirectory + "/" + name) }
+            }
             guard name.hasSuffix(".log"), let number = StoreLayout.number(in: name),
                 layout.log(number) == layout.logDirectory + "/" + name
             else { continue }
@@ -43,16 +53,17 @@ final class LogFiles {
             try file.close()
         }
         if !numbers.isEmpty { try storage.syncDirectory(layout.logDirectory) }
-        return LogFiles(layout: layout, storage: storage, fileSize: fileSize, numbers: numbers)
+        let next = max(numbers.last ?? 0, free) + 1
+        return LogFiles(layout: layout, storage: storage, fileSize: fileSize, numbers: numbers, next: next)
     }
 
-    private init(layout: StoreLayout, storage: any Storage, fileSize: UInt64, numbers: [UInt64]) {
+    private init(layout: StoreLayout, storage: any Storage, fileSize: UInt64, numbers: [UInt64], next: UInt64) {
         self.layout = layout
         self.storage = storage
         self.fileSize = fileSize
         recoveredNumbers = numbers
         closed = numbers.map { Closed(number: $0, lastSequence: .max) }
-        nextNumber = (numbers.last ?? 0) + 1
+        nextNumber = next
     }
 
     /// Recovery: the greatest sequence that the file holds; 0 if it holds none.
@@ -88,12 +99,25 @@ final class LogFiles {
         while let index = closed.firstIndex(where: { $0.lastSequence <= sequence }) {
             let number = closed[index].number
             if recyclable.count < LogFiles.maximumRecyclable {
+                try storage.rename(layout.log(number), to: layout.freeLog(number))
                 recyclable.append(number)
             } else {
                 try storage.delete(layout.log(number))
             }
             closed.remove(at: index)
         }
+    }
+
+    /// Everything that was ever appended is in tables, and nothing will be: removes all files, the oldest first. Best
+    /// effort: the next owner finds that it needs none of what stays.
+    func removeAll() {
+        for number in recyclable { try? storage.delete(layout.freeLog(number)) }
+        for file in closed { try? storage.delete(layout.log(file.number)) }
+        if let current {
+            try? current.writer.close()
+            try? storage.delete(layout.log(current.number))
+        }
+        (recyclable, closed, current) = ([], [], nil)
     }
 
     /// After a failed append or sync: what is in the newest file stays readable up to where it got, and the next
@@ -120,7 +144,7 @@ final class LogFiles {
         let path = layout.log(number)
         let file: any WritableFile
         if let old = recyclable.first {
-            try storage.rename(layout.log(old), to: path)
+            try storage.rename(layout.freeLog(old), to: path)
             recyclable.removeFirst()
             try storage.syncDirectory(layout.logDirectory)
             file = try storage.reuse(path)

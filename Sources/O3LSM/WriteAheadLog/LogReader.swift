@@ -32,6 +32,33 @@ enum LogReader {
         return offset
     }
 
+    /// As `forEach`, but goes on behind what cannot be read with the next record that can.
+    ///
+    /// - Parameter lost: told of each stretch that cannot be read although a later record can.
+    static func forEachReadable(
+        storage: any Storage,
+        path: String,
+        logNumber: UInt64,
+        _ body: (_ payload: UnsafeRawBufferPointer, _ offset: UInt64) throws(EngineError) -> Void,
+        lost: (_ offset: UInt64, _ bytes: UInt64) -> Void
+    ) throws(EngineError) {
+        let window = FileWindow(try storage.openForReading(path))
+        var offset = UInt64(LogFormat.fileHeaderBytes)
+        while true {
+            while let payload = try record(window, offset, logNumber) {
+                try body(payload, offset)
+                offset += UInt64(LogFormat.recordHeaderBytes + payload.count)
+            }
+            var next = try header(window, logNumber, from: offset + 1)
+            while let place = next, try record(window, place, logNumber) == nil {
+                next = try header(window, logNumber, from: place + 1)
+            }
+            guard let next else { return }
+            lost(offset, next - offset)
+            offset = next
+        }
+    }
+
     /// False when the file begins with something else than the header of this log and may do so.
     private static func hasHeader(
         _ window: FileWindow,
@@ -72,15 +99,27 @@ enum LogReader {
         return payload
     }
 
-    /// The offset of a record beyond `offset` which proves that the bytes there had been synced. One pass over
-    /// the rest of the file: a record's header alone is proof, so no payload is checked.
+    /// The offset of a record beyond `offset` which proves that the bytes there had been synced: its header alone does,
+    /// so no payload is checked.
     private static func witness(
         _ window: FileWindow,
         _ logNumber: UInt64,
         syncedBeyond offset: UInt64
     ) throws(EngineError) -> UInt64? {
+        try header(window, logNumber, from: offset + 1) { header, place in
+            header.safeEnd > offset && header.safeEnd <= place
+        }
+    }
+
+    /// Where the first header of a record is that begins at `start` or later. One pass over the rest of the file.
+    private static func header(
+        _ window: FileWindow,
+        _ logNumber: UInt64,
+        from start: UInt64,
+        where isWanted: (_ header: LogRecordHeader, _ place: UInt64) -> Bool = { _, _ in true }
+    ) throws(EngineError) -> UInt64? {
         let headerBytes = LogFormat.recordHeaderBytes
-        var candidate = offset + 1
+        var candidate = start
         while let chunk = try window.bytes(atLeast: headerBytes, from: candidate) {
             var index = 0
             while index + headerBytes <= chunk.count {
@@ -91,7 +130,7 @@ enum LogReader {
                         logNumber: logNumber,
                         offset: candidate + UInt64(index)
                     ),
-                    header.safeEnd > offset, header.safeEnd <= candidate + UInt64(index)
+                    isWanted(header, candidate + UInt64(index))
                 {
                     return candidate + UInt64(index)
                 }

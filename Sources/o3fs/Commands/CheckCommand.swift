@@ -129,7 +129,12 @@ struct CheckCommand: ParsableCommand {
     /// nil when there is no file system, or one that cannot be opened, which is a problem.
     private func openFiles(_ database: Database, _ report: inout Report) -> FileSystem? {
         do { return try StoreFiles.openOrThrow(database) } catch {
-            if error != .posix(ENOENT) { report.problems.append("\(error)") }
+            if error != .posix(ENOENT) {
+                report.problems.append("\(error)")
+            } else if (try? FileSystem.isSuperblockLost(database)) != false {
+                report.hasFileSystem = true
+                report.problems.append("the superblock is gone: o3fs repair can make another one")
+            }
             return nil
         }
     }

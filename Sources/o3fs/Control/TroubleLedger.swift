@@ -91,8 +91,8 @@ final class TroubleLedger: Sendable {
         switch error {
         case .corruptRow: return "unmount, then o3fs repair says what it can make right"
         case .engine(.corruption), .engine(.unsupportedFormat):
-            return "o3fs scrub names all damaged tables; take back what is in them from a backup "
-                + "(o3fs import), then look to the disk"
+            return "o3fs scrub names all damaged tables; take back what is in them from a backup (o3fs import), or unmount, "
+                + "and o3fs repair says what can be read of them; then look to the disk"
         case .engine(.readOnly): return "see to the storage, then unmount and mount again"
         case .engine(let error) where error.isOutOfSpace: return makeRoom
         default: return "see to the storage, and to o3fs.log in the store"

@@ -79,6 +79,22 @@ import Testing
         #expect(try repaired.get(file, 0, 20_000) == pattern(10_000))
     }
 
+    @Test(arguments: [true, false]) func aLostSuperblockIsMadeAnew(isGone: Bool) throws {
+        if isGone { delete(RowKey.superblock.bytes) } else { store.rows.put(RowKey.superblock.bytes, [1, 2, 3]) }
+        #expect(throws: FileSystemError.self, "formatted over what is there") { try FileSystem(store) }
+        #expect(try FileSystem.isSuperblockLost(store) == isGone)
+        let before = store.rows
+        #expect(try !FileSystem.openForRepair(store, options: quiet).repair(dryRun: true).isSound)
+        #expect(store.rows.keys == before.keys && store.rows.values == before.values, "a dry run has changed rows")
+        let done = try FileSystem.openForRepair(store, options: quiet).repair(dryRun: false)
+        #expect(done.losses == [])
+        let repaired = try FileSystem(store)
+        #expect(try repaired.check() == [])
+        #expect(try repaired.find(directory, "f").inode == file)
+        #expect(try repaired.get(file, 0, 20_000) == pattern(10_000))
+        #expect(try repaired.touch(rootInode, "new").inode > file)
+    }
+
     @Test func aDirectoryWithoutNameIsFoundAgain() throws {
         delete(key(rootInode, "d"))
         let (repaired, report) = try repair()

@@ -102,25 +102,28 @@ import Testing
         #expect(choice.prefersDelegation)
     }
 
+    /// A trial is handed out once, whoever takes it, and only trials take the way that is dear.
     @Test func threadsShareABurst() throws {
         let choice = DelegationChoice(isAutomatic: true)
         let delegated = Atomic<UInt64>(0)
-        // Until the first burst: its trials are handed out once, whoever takes them.
+        let trials = Atomic<UInt64>(0)
+        let others = Atomic<UInt64>(0)
+        let reads = 40_000
         let threads = try (0..<4).map { thread in
             try BackgroundThread("chooser-\(thread)") {
-                for read in 0..<40_000 {
+                for read in 0..<reads {
                     let way = choice.way(UInt64(read &* 7 &+ thread))
+                    if way.isTrial { trials.wrappingAdd(1, ordering: .relaxed) }
                     if way.isDelegated { delegated.wrappingAdd(1, ordering: .relaxed) }
+                    if way.isDelegated, !way.isTrial { others.wrappingAdd(1, ordering: .relaxed) }
                     if way.isTimed { choice.record(way.isDelegated ? 50_000 : 1_000, way) }
                 }
             }
         }
         for thread in threads { thread.join() }
-        // The end of a burst that was under way.
-        for read in 0..<DelegationChoice.burstReads where choice.way(read).isDelegated {
-            delegated.wrappingAdd(1, ordering: .relaxed)
-        }
+        #expect(trials.load(ordering: .relaxed) == choice.trials)
+        #expect(others.load(ordering: .relaxed) == 0)
         let found = delegated.load(ordering: .relaxed)
-        #expect(found > 0 && found.isMultiple(of: DelegationChoice.burstReads), "\(found)")
+        #expect(found > 0 && found < UInt64(reads) * 4 / 16, "\(found)")
     }
 }

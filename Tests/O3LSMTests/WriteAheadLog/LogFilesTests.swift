@@ -45,12 +45,25 @@ import Testing
         #expect(try storage.list(layout.logDirectory).count == 5)
         try files.release(through: 16)
         // Two of the four closed files are kept to be written over.
-        #expect(try storage.list(layout.logDirectory) == ["000001.log", "000002.log", "000005.log"])
+        #expect(try storage.list(layout.logDirectory) == ["000001.free", "000002.free", "000005.log"])
         for sequence in 21...25 as ClosedRange<UInt64> { try append(sequence, to: files) }
         try files.sync()
         #expect(try storage.list(layout.logDirectory) == ["000005.log", "000006.log", "000007.log"])
         let again = try open(storage)
         #expect(try contents(again, storage).flatMap(\.sequences).filter { $0 > 16 } == Array(17...25))
+    }
+
+    @Test func freeFilesOfTheLastOwnerAreRemoved() throws {
+        let storage = try emptyStore()
+        let files = try open(storage)
+        for sequence in 1...20 as ClosedRange<UInt64> { try append(sequence, to: files) }
+        try files.sync()
+        try files.release(through: 100)
+        let again = try open(storage)
+        #expect(again.recoveredNumbers == [5])
+        #expect(try storage.list(layout.logDirectory) == ["000005.log"])
+        again.removeAll()
+        #expect(try storage.list(layout.logDirectory) == [])
     }
 
     @Test func recoveredFilesAreKeptUntilTheirContentsAreKnown() throws {

@@ -142,6 +142,27 @@ extension MountTests {
             }
         }
 
+        /// Each file of a store, damaged in each way: after a repair the store is sound, and holds nothing that was not
+        /// in it.
+        @Test(
+            .timeLimit(.minutes(10)), arguments: ["IDENTITY", "CURRENT", "MANIFEST-", "sst/"],
+            [Damage.flippedMiddle, .missing])
+        func damagedFilesAreRepaired(kind: String, damage: Damage) throws {
+            let mount = try madeStore()
+            try damage.apply(to: try #require(try file(kind, in: mount.store)))
+            let repaired = try O3FSBinary.run("repair", "--yes", mount.store)
+            #expect(kind == "sst/" ? repaired.status <= 1 : repaired.status == 0, "\(repaired)")
+            let check = try O3FSBinary.run("check", mount.store)
+            #expect(check.status == 0, "\(check)")
+            try mount.mount()
+            defer { try? mount.unmount() }
+            let compared = try Shell.run(["diff", "-r", "--no-dereference", "/usr/include/linux", mount("linux")])
+            if repaired.status == 0 {
+                #expect(compared.status == 0, "\(compared)")
+                #expect(try String(contentsOfFile: mount("kept"), encoding: .utf8) == "precious\n")
+            }
+        }
+
         private func file(_ kind: String, in store: String) throws -> String? {
             let slash = kind.lastIndex(of: "/")
             let directory = slash.map { store + "/" + kind[..<$0] } ?? store

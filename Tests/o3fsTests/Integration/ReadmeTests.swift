@@ -12,6 +12,10 @@ extension MountTests {
             try runCommands(of: "/docs/backup.md")
         }
 
+        @Test(.timeLimit(.minutes(3))) func theCommandsOfTheRepairGuideWork() throws {
+            try runCommands(of: "/docs/repair.md")
+        }
+
         /// Runs the block of commands that is marked as tested, in a home of its own.
         private func runCommands(of document: String) throws {
             let text = try String(contentsOfFile: O3FSBinary.packageRoot + document, encoding: .utf8)

@@ -1,0 +1,157 @@
+/// Makes a new store of all that can be read of one whose tree of tables is not known, or whose logs have gaps: every
+/// table and log is merged by sequence numbers into one sorted run. Takes twice the space of the store for a while.
+struct StoreRebuild {
+    private let layout: StoreLayout
+    private let storage: any Storage
+    private let versions: VersionSet?
+    private let identity: StoreIdentity?
+
+    /// - Parameters:
+    ///   - versions: the tree, where it is known.
+    ///   - identity: of the store, where it is known.
+    init(_ layout: StoreLayout, _ storage: any Storage, versions: VersionSet?, identity: StoreIdentity?) {
+        self.layout = layout
+        self.storage = storage
+        self.versions = versions
+        self.identity = identity
+    }
+
+    /// Where the new store is made.
+    static func building(_ layout: StoreLayout) -> String { layout.root + ".repair" }
+    /// Where the old one is kept.
+    static func aside(_ layout: StoreLayout) -> String { layout.root + ".damaged" }
+
+    /// Brings an interrupted exchange to its end, or removes what there is of a new store.
+    static func finishEarlier(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) {
+        let building = StoreLayout(root: building(layout))
+        let aside = StoreLayout(root: aside(layout))
+        if storage.exists(building.root) {
+            if !storage.exists(layout.root), storage.exists(building.identity) {
+                try storage.rename(building.root, to: layout.root)
+                try storage.syncDirectory(parent(layout))
+            } else if storage.exists(layout.root) {
+                try storage.removeTree(building.root)
+            }
+        }
+        try moveSnapshots(from: aside, to: layout, storage)
+    }
+
+    static func logNumbers(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) -> [UInt64] {
+        guard storage.exists(layout.logDirectory) else { return [] }
+        return try storage.list(layout.logDirectory).compactMap { name in
+            StoreLayout.number(in: name).flatMap { layout.log($0) == layout.logDirectory + "/" + name ? $0 : nil }
+        }.sorted()
+    }
+
+    /// - Throws: `.io`; `.invalidArgument` when an earlier damaged store is still kept.
+    func run(
+        dryRun: Bool, _ report: inout StoreRepairReport, _ progress: (UInt64, UInt64) -> Void
+    ) throws(EngineError) {
+        let target = StoreLayout(root: Self.building(layout))
+        if !dryRun {
+            guard !storage.exists(Self.aside(layout)) else {
+                throw .invalidArgument(
+                    "\(Self.aside(layout)), which an earlier repair has kept, is still there: move it or remove it first")
+            }
+            for directory in [target.root, target.logDirectory, target.tableDirectory] {
+                try storage.createDirectory(directory)
+            }
+        }
+        var next: UInt64 = 1
+        var inputs = try gather(target, dryRun, &next, &report, progress)
+        let logs = try Self.logNumbers(layout, storage)
+        inputs += try LogTables(storage, layout, flushed: versions?.flushedSequence ?? 0).write(logs, &report) {
+            () throws(EngineError) in
+            defer { next += 1 }
+            let path = target.table(next)
+            return (dryRun ? DiscardedFile(path) : try storage.create(path), next)
+        }
+        report.changes.append(
+            "\(inputs.count) tables and \(logs.count) logs are merged; the store as it was is kept as \(Self.aside(layout))")
+        guard !dryRun else { return }
+        try merge(inputs, into: target, next)
+        _ = try StoreIdentity.create(at: target.identity, storage: storage)
+        try takePlace(of: target)
+    }
+
+    /// Brings every table, or what is left of it, into the new store's directory.
+    private func gather(
+        _ target: StoreLayout, _ dryRun: Bool, _ next: inout UInt64, _ report: inout StoreRepairReport,
+        _ progress: (UInt64, UInt64) -> Void
+    ) throws(EngineError) -> [FileMetadata] {
+        let known = versions.map { Array($0.current.levels.joined()) }
+        let paths: [(path: String, stated: FileMetadata?)]
+        if let known {
+            paths = known.map { (layout.table($0.number), $0) }
+        } else {
+            paths = try storage.list(layout.tableDirectory).sorted().compactMap { name in
+                let path = layout.tableDirectory + "/" + name
+                guard let number = StoreLayout.tableNumber(in: name), layout.table(number) == path else { return nil }
+                return (path, nil)
+            }
+        }
+        var inputs: [FileMetadata] = []
+        for (index, (path, stated)) in paths.enumerated() {
+            progress(UInt64(index), UInt64(paths.count))
+            let salvage = TableSalvage(storage, path, stated)
+            let copy = target.table(next)
+            if let sound = try salvage.sound(number: next) {
+                if !dryRun { try storage.link(path, to: copy) }
+                inputs.append(sound)
+            } else if let written = try salvage.copy(
+                to: dryRun ? DiscardedFile(copy) : storage.create(copy), number: next, &report)
+            {
+                inputs.append(written)
+            }
+            next += 1
+        }
+        progress(UInt64(paths.count), UInt64(paths.count))
+        return inputs
+    }
+
+    private func merge(_ inputs: [FileMetadata], into target: StoreLayout, _ next: UInt64) throws(EngineError) {
+        var levels = Version.empty.levels
+        if !inputs.isEmpty {
+            let options = Options()
+            let descriptor = CompactionDescriptor(
+                inputs: [.init(level: 0, files: inputs)], outputLevel: Version.levelCount - 1, snapshots: [],
+                deeperRanges: [], cutKeys: [], tableOptions: TableOptions(options),
+                outputFileSize: UInt64(options.tableFileSize), firstOutputNumber: next,
+                outputNumberCount: CompactionDescriptor.maximumOutputs)
+            let tables = TableCache(
+                storage: storage, layout: target, capacity: inputs.count, blockCache: BlockCache(capacity: 8 << 20))
+            let result = try CompactionExecutor(storage: storage, layout: target, tables: tables).run(descriptor)
+            levels[Version.levelCount - 1] = result.outputs
+            for file in inputs { try storage.delete(target.table(file.number)) }
+        }
+        try storage.syncDirectory(target.tableDirectory)
+        let last = inputs.reduce(versions?.flushedSequence ?? 0) { max($0, $1.largestSequence) }
+        try VersionSet.write(Version(levels: levels), flushed: last, target, storage)
+    }
+
+    private func takePlace(of target: StoreLayout) throws(EngineError) {
+        let aside = StoreLayout(root: Self.aside(layout))
+        try storage.rename(layout.root, to: aside.root)
+        try storage.rename(target.root, to: layout.root)
+        try storage.syncDirectory(Self.parent(layout))
+        try Self.moveSnapshots(from: aside, to: layout, storage)
+        // Nobody will ask for the memory of an identity that is gone.
+        if let identity { Region.unlink(storeID: identity.storeID) }
+    }
+
+    private static func moveSnapshots(
+        from old: StoreLayout, to new: StoreLayout, _ storage: any Storage
+    ) throws(EngineError) {
+        guard storage.exists(old.snapshotDirectory), storage.exists(new.identity),
+            !storage.exists(new.snapshotDirectory)
+        else { return }
+        try storage.rename(old.snapshotDirectory, to: new.snapshotDirectory)
+        try storage.syncDirectory(new.root)
+        try storage.syncDirectory(old.root)
+    }
+
+    private static func parent(_ layout: StoreLayout) -> String {
+        guard let slash = layout.root.lastIndex(of: "/") else { return "." }
+        return slash == layout.root.startIndex ? "/" : String(layout.root[..<slash])
+    }
+}
