@@ -1,4 +1,5 @@
 import ArgumentParser
+import Foundation
 import O3LSM
 
 /// How far away storage and memory are to seem. For experiments.
@@ -33,7 +34,15 @@ struct DistanceOptions: ParsableArguments {
 
     /// The machine's own storage, as near as it is, unless a distance was asked for.
     func storage(storeLock: SharedStoreLock? = nil) -> any Storage {
-        let near = POSIXStorage(storeLock: storeLock)
+        var near: any Storage = POSIXStorage(storeLock: storeLock)
+        #if DEBUG || FAULT_POINTS
+            // A journal that cannot be written is as good as none: who asked for it will not find it.
+            if let journal = ProcessInfo.processInfo.environment["O3LSM_JOURNAL"],
+                let journaling = try? JournalingStorage(near, journal: journal)
+            {
+                near = journaling
+            }
+        #endif
         guard storageLatency > 0 || storageBandwidth != nil else { return near }
         return DistantStorage(
             near, latencyNanoseconds: UInt64(storageLatency) * 1000,
