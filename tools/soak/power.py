@@ -330,6 +330,9 @@ class PostgreSQL:
     def check(self, mnt, cut):
         if cut < self.ready:
             return
+        # After a reboot nobody has the number of the server that was cut off; here it may be taken.
+        if os.path.exists(f"{mnt}/data/postmaster.pid"):
+            os.unlink(f"{mnt}/data/postmaster.pid")
         try:
             self.start(mnt)
         except Failure:
