@@ -46,7 +46,7 @@ let package = Package(
         .executableTarget(name: "posixprobe", path: "Tests/Support/POSIXProbe"),
         .testTarget(name: "O3FileSystemTests", dependencies: ["O3FileSystem", "O3LSM"]),
         .testTarget(name: "FUSETests", dependencies: ["FUSE", "CSystem"]),
-        .testTarget(name: "o3fsTests", dependencies: ["o3fs"]),
+        .testTarget(name: "o3fsTests", dependencies: ["o3fs", "FUSE", "O3FileSystem", "O3LSM"]),
         .testTarget(name: "POSIXTests", dependencies: ["posixprobe"], exclude: ["Scripts"]),
     ],
     swiftLanguageModes: [.v6]

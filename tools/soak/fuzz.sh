@@ -1,6 +1,7 @@
 #!/bin/bash
 # Reads bytes that are nearly right for as long as it is told: tables, logs, manifests, identities, descriptors of
-# jobs, answers of workers, and regions of disaggregated memory (FuzzTests). A finding names the seed and the
+# jobs, answers of workers, regions of disaggregated memory, export streams, rows, FUSE requests, command lines (all
+# suites whose names end in FuzzTests). A finding names the seed and the
 # execution that repeat it.
 #
 #   tools/soak/fuzz.sh [--seconds 60] [--seed N] [--sanitize]

@@ -57,6 +57,13 @@ extension Worker {
         _ = withUnsafeBytes(of: &out.words) { answer(header, 0, $0) }
     }
 
+    /// Answers a message that is not whole, which no kernel sends, with EINVAL.
+    func refuse(_ message: UnsafeRawBufferPointer) {
+        answer(
+            message.loadUnaligned(as: fuse_in_header.self), Errno.invalid.code,
+            UnsafeRawBufferPointer(start: nil, count: 0))
+    }
+
     /// Whether the kernel took the answer; it does not when the caller was killed.
     @discardableResult
     private func answer(_ header: fuse_in_header, _ error: Int32, _ body: UnsafeRawBufferPointer) -> Bool {

@@ -223,8 +223,8 @@ private func addFileOperations(_ table: inout fuse_lowlevel_ops) {
         answer.openFlags = info?.pointee.flags ?? 0
         do throws(Errno) {
             try worker.operations.read(
-                worker.context(of: request), node: node, handle: handle(info), offset: unsigned(offset), count: size,
-                reply: answer)
+                worker.context(of: request), node: node, handle: handle(info), offset: unsigned(offset),
+                count: min(size, worker.options.maximumWriteBytes), reply: answer)
             answer.send()
         } catch {
             guard answer.isPending else { return }
@@ -277,7 +277,7 @@ private func addFileOperations(_ table: inout fuse_lowlevel_ops) {
         serve(request) { request, worker, context throws(Errno) in
             let copied = try worker.operations.copyRange(
                 context, from: source, at: unsigned(sourceOffset), to: target, at: unsigned(targetOffset),
-                count: UInt64(count), flags: UInt32(bitPattern: flags))
+                count: UInt64(UInt(bitPattern: count)), flags: UInt32(bitPattern: flags))
             fuse_reply_write(request, copied)
         }
     }
@@ -290,7 +290,7 @@ private func list(
 ) {
     serve(request) { request, worker, context throws(Errno) in
         let answer = worker.directoryReply
-        answer.begin(capacity: size, wantsAttributes: attributes)
+        answer.begin(capacity: min(size, worker.options.maximumWriteBytes), wantsAttributes: attributes)
         do throws(Errno) {
             try worker.operations.readDirectory(
                 context, node: node, handle: handle, after: unsigned(offset), reply: answer)

@@ -343,7 +343,7 @@ private func major(_ device: UInt64) -> UInt64 { ((device >> 8) & 0xfff) | ((dev
 private func minor(_ device: UInt64) -> UInt64 { (device & 0xff) | ((device >> 12) & ~0xff) }
 
 /// A libfuse session with the mount options of `options`.
-private func makeHandle(_ options: SessionOptions) throws(SessionError) -> OpaquePointer {
+func makeHandle(_ options: SessionOptions) throws(SessionError) -> OpaquePointer {
     LibraryLog.shared.install()
     var strings = ["o3fs"]
     for option in options.mountOptions { strings += ["-o", option] }

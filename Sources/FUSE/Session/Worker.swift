@@ -125,7 +125,6 @@ final class Worker {
     }
 
     private func process(_ count: Int) {
-        // The kernel's messages are whole and carry their length; libfuse reads within it.
         guard count >= Self.headerBytes else { return }
         opcode = buffer.load(fromByteOffset: 4, as: UInt32.self)
         unique = buffer.load(fromByteOffset: 8, as: UInt64.self)
@@ -134,7 +133,10 @@ final class Worker {
         resends?.begin(isResent: isResent, opcode)
         readFlags(count)
         let start = monotonicNanoseconds()
-        if !serveNewer(opcode, UnsafeRawBufferPointer(rebasing: buffer[..<count])) {
+        let whole = UnsafeRawBufferPointer(rebasing: buffer[..<count])
+        if !MessageShape.isWhole(opcode, whole) {
+            if MessageShape.isAnswered(opcode) { refuse(whole) }
+        } else if !serveNewer(opcode, whole) {
             var message = fuse_buf()
             message.size = count
             message.mem = buffer.baseAddress

@@ -36,7 +36,7 @@ final class InodeCache: @unchecked Sendable {
     }
 
     func row(of inode: InodeNumber) -> Inode? {
-        guard sets > 0 else { return nil }
+        guard sets > 0, inode != 0 else { return nil }
         let set = set(of: inode)
         lock(set)
         defer { unlock(set) }
@@ -46,7 +46,7 @@ final class InodeCache: @unchecked Sendable {
 
     /// Stores the row if, with the set locked, `isCurrent` still says so.
     func insert(_ inode: InodeNumber, _ row: Inode, if isCurrent: () -> Bool = { true }) {
-        guard sets > 0 else { return }
+        guard sets > 0, inode != 0 else { return }
         let set = set(of: inode)
         lock(set)
         defer { unlock(set) }
@@ -63,7 +63,7 @@ final class InodeCache: @unchecked Sendable {
     }
 
     func remove(_ inode: InodeNumber) {
-        guard sets > 0 else { return }
+        guard sets > 0, inode != 0 else { return }
         let set = set(of: inode)
         lock(set)
         defer { unlock(set) }

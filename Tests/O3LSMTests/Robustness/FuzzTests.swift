@@ -176,6 +176,82 @@ import Testing
         }
     }
 
+    /// Export streams, with sums that hold in most of them, and the small files of snapshots and imported stores.
+    @Test func backups() throws {
+        let snapshot = StoreSnapshot(
+            name: "s", path: "/s", id: String(repeating: "ab", count: 16), source: String(repeating: "cd", count: 16),
+            sequence: 77, created: 1_700_000_000, tables: 1, bytes: 1)
+        var entries: [(key: [UInt8], value: [UInt8]?)] = []
+        for number in 0..<300 {
+            let value = number % 7 == 6 ? nil : [UInt8](repeating: UInt8(number % 251), count: number * 3)
+            entries.append((Array("directory/\(1000 + number)".utf8), value))
+        }
+        var stream: [UInt8] = []
+        let writer = try BackupWriter(BackupHeader(snapshot, base: nil)) { stream += $0 }
+        for (key, value) in entries {
+            try key.withEngineBytes { key throws(EngineError) in
+                guard let value else { return try writer.remove(key) }
+                try value.withEngineBytes { value throws(EngineError) in try writer.put(key, value) }
+            }
+        }
+        try writer.finish()
+        var isOrdered = true
+        func read(_ bytes: [UInt8]) throws(EngineError) -> [(key: [UInt8], value: [UInt8]?)] {
+            var position = 0
+            let reader = try BackupReader(name: "stream") { buffer throws(EngineError) in
+                let count = min(buffer.count, bytes.count - position)
+                buffer.copyBytes(from: bytes[position..<position + count])
+                position += count
+                return count
+            }
+            var found: [(key: [UInt8], value: [UInt8]?)] = []
+            try reader.forEach { key, value throws(EngineError) in
+                if let last = found.last, !last.key.lexicographicallyPrecedes(key) { isOrdered = false }
+                found.append((Array(key), value.map { Array($0) }))
+            }
+            return found
+        }
+        let intact = try read(stream)
+        #expect(intact.elementsEqual(entries) { $0.key == $1.key && $0.value == $1.value })
+        fuzz("export streams", [stream]) { _, bytes in
+            let found = try read(bytes)
+            guard found.elementsEqual(entries, by: { $0.key == $1.key && $0.value == $1.value }) else {
+                throw Wrong(description: "another stream")
+            }
+        }
+        let first = BackupFormat.headerBytes
+        let frame = Array(stream[(first + BackupFormat.frameHeaderBytes)...])
+        fuzz("export streams whose sums hold", [frame]) { mutator, bytes in
+            var header = ByteWriter(capacity: 16)
+            header.append(raw: [UInt8(1 + mutator.below(2)), 0, 0, 0])
+            header.append(UInt32(bytes.count + mutator.below(3) * mutator.below(100_000)))
+            header.append(UInt32(bytes.count))
+            let prefix = header.bytes
+            header.append(
+                prefix.withUnsafeBytes { prefix in
+                    bytes.withUnsafeBytes { BackupFormat.checksum(index: 0, prefix: prefix, stored: $0) }
+                })
+            isOrdered = true
+            do { _ = try read(Array(stream[..<first]) + header.bytes + bytes) } catch {
+                guard isOrdered else { throw Wrong(description: "entries out of order") }
+                throw error
+            }
+        }
+        let storage = MemoryStorage()
+        try storage.createDirectory("/store")
+        let layout = StoreLayout(root: "/store")
+        let origin = OriginFile(snapshot: snapshot.id, sequence: 77)
+        let file = SnapshotFile(source: snapshot.source, sequence: 77)
+        fuzz("snapshots' and origins' files", [origin.encoded, file.encoded]) { _, bytes in
+            storage.set(layout.origin, to: bytes)
+            storage.set(layout.snapshot, to: bytes)
+            if let found = try? SnapshotFile.load(layout, storage), found != file {
+                throw Wrong(description: "another snapshot")
+            }
+            guard try OriginFile.load(layout, storage) == origin else { throw Wrong(description: "another origin") }
+        }
+    }
+
     // MARK: Shared memory
 
     @Test func jobDescriptors() throws {

@@ -6,7 +6,8 @@ import Testing
 @testable import O3LSM
 
 /// Each call of storage fails in turn while a whole database works: with EIO, ENOSPC or EDQUOT, once or until it is
-/// mended; appends are also cut short, and store half of what they were given before they fail. Nothing may crash, hang or answer wrongly meanwhile; what was acknowledged is there when the fault is
+/// mended; appends are also cut short, and store half of what they were given before they fail; and calls that work take
+/// long. Nothing may crash, hang or answer wrongly meanwhile; what was acknowledged is there when the fault is
 /// gone and after a crash, and what was synced is there after power loss.
 ///
 /// A sync that fails loses what it should have written, as on Linux: asking again cannot bring it back.
@@ -46,6 +47,30 @@ import Testing
         }
     }
 
+    /// A disk that is slow: each call in turn takes a quarter of a second, or every call of a kind takes longer. Others may
+    /// overtake it, and nothing fails.
+    @Test(arguments: operations) func slowCallsOnlyTakeLonger(operation: FaultyStorage.Operation) throws {
+        let created = MemoryStorage()
+        let seed = NumberedHistory(seed: 7)
+        let database = try Database.open("/store", options: NumberedHistory.options, storage: created)
+        for number in 1...4 { try database.write(seed.batch(number)) }
+        try database.close()
+
+        let calls = FaultRun(created).run { _ in }.calls(operation)
+        // Reads and appends are many and alike.
+        let step = max(1, StorageFaultTests.stride == 1 ? 1 : calls / 8)
+        for call in Swift.stride(from: 1, through: calls, by: step) {
+            let run = FaultRun(created)
+            run.run { $0.delay(operation, at: call, milliseconds: 250) }
+            let problems = run.problems.withLock { $0 }
+            #expect(problems.isEmpty && run.isComplete, "\(operation) \(call) of \(calls) is slow: \(problems.prefix(3))")
+        }
+        let run = FaultRun(created)
+        run.run { $0.delay(operation, milliseconds: 4) }
+        let problems = run.problems.withLock { $0 }
+        #expect(problems.isEmpty && run.isComplete, "every \(operation) is slow: \(problems.prefix(3))")
+    }
+
     @Test func shortWritesLoseNothing() throws {
         let created = MemoryStorage()
         let seed = NumberedHistory(seed: 7)
@@ -81,6 +106,8 @@ private final class FaultRun: @unchecked Sendable {
     private let isOver = Atomic<Bool>(false)
 
     private static let batches = 24
+    /// Whether no batch was refused; after the run.
+    var isComplete: Bool { acknowledged == Self.batches }
     private static let patienceSeconds = 60
 
     init(_ created: MemoryStorage) {

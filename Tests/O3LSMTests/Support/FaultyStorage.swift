@@ -55,6 +55,11 @@ final class FaultyStorage: Storage {
         plan(Fault(operation: operation, path: path, remaining: 0, times: .max, effect: .delay(milliseconds)))
     }
 
+    /// One call takes longer.
+    func delay(_ operation: Operation, at: Int, milliseconds: UInt32) {
+        plan(Fault(operation: operation, path: nil, remaining: at - 1, times: 1, effect: .delay(milliseconds)))
+    }
+
     /// From now on everything works again.
     func heal() { state.withLock { $0.faults.removeAll() } }
 
