@@ -181,7 +181,7 @@ final class EngineCore: @unchecked Sendable {
         var tombstones: [RangeTombstone] = []
         let way = delegation?.scans.way(0)
         let delegation = way?.isPlain == false && self.delegation?.hasServers == true ? self.delegation : nil
-        for memtable in state.memtables {
+        for memtable in state.memtables where !memtable.isUntouched {
             if let way, let delegation, memtable.isDelegable {
                 sources.append(DelegatedIterator(memtable, delegation, way))
             } else {

@@ -55,7 +55,7 @@ public struct Options: Sendable {
     public var logFileSize = 64 << 20
 
     /// Uncompressed bytes of a data block. 1 KiB … 1 MiB.
-    public var blockSize = 16 << 10
+    public var blockSize = 4 << 10
     public var compression = Compression.lz4
     /// Bits of bloom filter a key; 0 for none, at most 32.
     public var bloomBitsPerKey = 10

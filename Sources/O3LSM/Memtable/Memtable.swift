@@ -191,6 +191,8 @@ final class Memtable: @unchecked Sendable {
 
     /// Bytes reserved for entries.
     var reservedBytes: Int { storedBytes.load(ordering: .relaxed) }
+    /// Whether nothing was ever written to it. Look after loading the sequence to read at.
+    var isUntouched: Bool { map.shards.allSatisfy { $0.isEmpty } }
     var entryCount: UInt64 { map.shards.reduce(0) { $0 &+ $1.entryCount } }
     /// Slabs held, filter included.
     var slabCount: Int { map.shards.reduce(filter.slabs) { $0 + $1.slabCount.load(ordering: .relaxed) } }

@@ -2,67 +2,71 @@
 final class MemtableIterator: InternalIterator {
     private let map: ShardMap
     private let owner: Memtable
-    private var cursors: [ShardIterator?]
-    private var position = 0
-    private var current: ShardIterator?
+    @exclusivity(unchecked) private var cursors: [ShardIterator?]
+    @exclusivity(unchecked) private var position = 0
+    /// One of `cursors`, which keep it alive: used without counting.
+    @exclusivity(unchecked) private var reference: Unmanaged<ShardIterator>?
+    private let isFar: Bool
     /// The block of far memory that was read last, see `payForStep`.
-    private var block = UInt64.max
+    @exclusivity(unchecked) private var block = UInt64.max
 
     init(map: ShardMap, owner: Memtable) {
         self.map = map
         self.owner = owner
         cursors = Array(repeating: nil, count: map.shards.count)
+        isFar = owner.fabric != nil
     }
 
-    override var isValid: Bool { current?.isValid ?? false }
-    override var userKey: UnsafeRawBufferPointer { current?.userKey ?? super.userKey }
-    override var trailer: Trailer { current?.trailer ?? .last }
-    override var value: UnsafeRawBufferPointer { current?.value ?? super.value }
+    override var isValid: Bool { reference?._withUnsafeGuaranteedRef { $0.isValid } ?? false }
+    override var userKey: UnsafeRawBufferPointer { reference?._withUnsafeGuaranteedRef { $0.userKey } ?? super.userKey }
+    override var trailer: Trailer { reference?._withUnsafeGuaranteedRef { $0.trailer } ?? .last }
+    override var value: UnsafeRawBufferPointer { reference?._withUnsafeGuaranteedRef { $0.value } ?? super.value }
 
     override func seekToFirst() throws(EngineError) {
         // The head, and the entry.
         owner.fabric?.roundTrips(1)
         try cursor(0).seekToFirst()
         try skipForward()
-        if owner.fabric != nil { payForStep() }
+        if isFar { payForStep() }
     }
     override func seekToLast() throws(EngineError) {
         owner.fabric?.roundTrips(RegionLayout.Entry.maximumHeight)
         try cursor(map.shards.count - 1).seekToLast()
         try skipBackward()
-        if owner.fabric != nil { payForStep() }
+        if isFar { payForStep() }
     }
     override func seek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
-        if owner.fabric != nil { owner.payForSearch(userKey, trailer) }
+        if isFar { owner.payForSearch(userKey, trailer) }
         try cursor(map.route(userKey)).seek(userKey, trailer)
-        if owner.fabric != nil { block = currentBlock }
+        if isFar { block = currentBlock }
         try skipForward()
-        if owner.fabric != nil { payForStep() }
+        if isFar { payForStep() }
     }
     override func seekBefore(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
-        if owner.fabric != nil { owner.payForSearch(userKey, trailer) }
+        if isFar { owner.payForSearch(userKey, trailer) }
         try cursor(map.route(userKey)).seekBefore(userKey, trailer)
-        if owner.fabric != nil { block = currentBlock }
+        if isFar { block = currentBlock }
         try skipBackward()
-        if owner.fabric != nil { payForStep() }
+        if isFar { payForStep() }
     }
     override func next() throws(EngineError) {
-        try current?.next()
-        try skipForward()
-        if owner.fabric != nil { payForStep() }
+        try move { (cursor) throws(EngineError) in try cursor.next() }
+        if !isValid { try skipForward() }
+        if isFar { payForStep() }
     }
     override func previous() throws(EngineError) {
-        if owner.fabric != nil, isValid { owner.payForSearch(userKey, trailer) }
-        try current?.previous()
-        if owner.fabric != nil { block = currentBlock }
+        if isFar, isValid { owner.payForSearch(userKey, trailer) }
+        try move { (cursor) throws(EngineError) in try cursor.previous() }
+        if isFar { block = currentBlock }
         try skipBackward()
-        if owner.fabric != nil { payForStep() }
+        if isFar { payForStep() }
     }
 
     /// Where the entry under the cursor begins: its shard and the number of its block there.
     private var currentBlock: UInt64 {
-        guard let current, current.isValid else { return .max }
-        return UInt64(position) << 32 | UInt64(Int(current.entryOffset) / FabricDistance.blockBytes)
+        let offset = reference?._withUnsafeGuaranteedRef { $0.isValid ? Int($0.entryOffset) : nil } ?? nil
+        guard let offset else { return .max }
+        return UInt64(position) << 32 | UInt64(offset / FabricDistance.blockBytes)
     }
 
     /// Waits for the entry under the cursor to come from far memory, unless it came with the one before it: a round
@@ -75,11 +79,20 @@ final class MemtableIterator: InternalIterator {
         owner.fabric?.roundTrips(1)
     }
 
+    @inline(__always)
+    private func move(_ body: (ShardIterator) throws(EngineError) -> Void) throws(EngineError) {
+        var failure: EngineError?
+        reference?._withUnsafeGuaranteedRef { cursor in
+            do throws(EngineError) { try body(cursor) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+
     private func cursor(_ index: Int) -> ShardIterator {
         position = index
         let cursor = cursors[index] ?? ShardIterator(map.shards[index], owner: owner)
         cursors[index] = cursor
-        current = cursor
+        reference = .passUnretained(cursor)
         return cursor
     }
     private func skipForward() throws(EngineError) {

@@ -1,9 +1,10 @@
-/// A cursor over the index of one shard. `owner` keeps the memtable's slabs alive.
+/// A cursor over the index of one shard. `owner` keeps the memtable's slabs alive. Belongs to one thread, and is never
+/// entered twice: hence no exclusivity checks at run time.
 final class ShardIterator: InternalIterator {
     private let shard: Shard
     private let owner: AnyObject
-    private var node: UInt32 = 0
-    private var view: EntryView?
+    @exclusivity(unchecked) private var node: UInt32 = 0
+    @exclusivity(unchecked) private var view: EntryView?
 
     init(_ shard: Shard, owner: AnyObject) {
         self.shard = shard

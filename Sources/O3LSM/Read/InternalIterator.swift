@@ -24,6 +24,18 @@ class InternalIterator {
     func previous() throws(EngineError) {}
 }
 
+extension Unmanaged where Instance == InternalIterator {
+    /// Calls `body` on an iterator that somebody else keeps alive meanwhile.
+    @inline(__always)
+    func with(_ body: (InternalIterator) throws(EngineError) -> Void) throws(EngineError) {
+        var failure: EngineError?
+        _withUnsafeGuaranteedRef { iterator in
+            do throws(EngineError) { try body(iterator) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+}
+
 /// All keys in `begin ..< end` with a sequence below `sequence` are deleted.
 struct RangeTombstone: Equatable, Sendable {
     var begin: [UInt8]

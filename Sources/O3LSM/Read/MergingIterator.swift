@@ -9,11 +9,20 @@
 /// Belongs to one thread, as its children do; they are moved by nobody else while it is used. Hence its
 /// properties need no exclusivity checks at run time, which would cost as much as the comparisons.
 final class MergingIterator: InternalIterator {
-    /// A child and where its current entry is. The child is kept alive by `children`.
+    /// A child and where its current entry is. The child is kept alive by `children`, and used without counting.
     private struct Cursor {
         var key: UnsafeRawBufferPointer
         var trailer: Trailer
         var child: Int
+        var reference: Unmanaged<InternalIterator>
+
+        @inline(__always)
+        init(_ child: InternalIterator, _ index: Int) {
+            key = child.userKey
+            trailer = child.trailer
+            self.child = index
+            reference = .passUnretained(child)
+        }
     }
 
     private let children: ContiguousArray<InternalIterator>
@@ -37,7 +46,7 @@ final class MergingIterator: InternalIterator {
     override var isValid: Bool { heapCount > 0 }
     override var userKey: UnsafeRawBufferPointer { heap[0].key }
     override var trailer: Trailer { heap[0].trailer }
-    override var value: UnsafeRawBufferPointer { children[heap[0].child].value }
+    override var value: UnsafeRawBufferPointer { heap[0].reference._withUnsafeGuaranteedRef { $0.value } }
 
     /// Which of the children the current entry comes from. Only while `isValid`.
     var currentChild: Int { heap[0].child }
@@ -73,15 +82,18 @@ final class MergingIterator: InternalIterator {
     /// Moves the child in place 0 and restores the heap.
     @inline(__always)
     private func step(_ move: (InternalIterator) throws(EngineError) -> Void) throws(EngineError) {
-        let child = children[heap[0].child]
-        do throws(EngineError) { try move(child) } catch {
+        let reference = heap[0].reference
+        do throws(EngineError) { try reference.with(move) } catch {
             heapCount = 0
             throw error
         }
-        if child.isValid {
+        let isValid = reference._withUnsafeGuaranteedRef { child in
+            guard child.isValid else { return false }
             heap[0].key = child.userKey
             heap[0].trailer = child.trailer
-        } else {
+            return true
+        }
+        if !isValid {
             heapCount -= 1
             heap[0] = heap[heapCount]
         }
@@ -122,7 +134,7 @@ final class MergingIterator: InternalIterator {
             let child = children[index]
             try place(index, child)
             if child.isValid {
-                (heap + count).initialize(to: Cursor(key: child.userKey, trailer: child.trailer, child: index))
+                (heap + count).initialize(to: Cursor(child, index))
                 count += 1
             }
         }
@@ -130,7 +142,7 @@ final class MergingIterator: InternalIterator {
             let child = children[last]
             try place(last, child)
             if child.isValid {
-                (heap + count).initialize(to: Cursor(key: child.userKey, trailer: child.trailer, child: last))
+                (heap + count).initialize(to: Cursor(child, last))
                 count += 1
             }
         }

@@ -2,6 +2,8 @@
 /// thread-safe. After a throw it is not valid.
 struct BlockCursor: ~Copyable {
     private(set) var block: Block?
+    /// Its entries, at hand: a step counts no references to the block.
+    private var entries = UnsafeRawBufferPointer(start: nil, count: 0)
     private var key = ByteBuffer(capacity: 128)
     private(set) var trailer = Trailer.last
     /// Where the current entry begins; -1 when the cursor is not valid.
@@ -16,14 +18,15 @@ struct BlockCursor: ~Copyable {
     var userKey: UnsafeRawBufferPointer { @inline(__always) borrowing get { key.bytes } }
     var value: UnsafeRawBufferPointer {
         @inline(__always) borrowing get {
-            guard let block, offset >= 0 else { return UnsafeRawBufferPointer(start: nil, count: 0) }
-            return UnsafeRawBufferPointer(start: block.base + valueOffset, count: valueCount)
+            guard let base = entries.baseAddress, offset >= 0 else { return UnsafeRawBufferPointer(start: nil, count: 0) }
+            return UnsafeRawBufferPointer(start: base + valueOffset, count: valueCount)
         }
     }
 
     /// Moves to another block, or to none; the cursor is not valid until it is moved.
     mutating func reset(_ block: Block?) {
         self.block = block
+        entries = UnsafeRawBufferPointer(start: block?.base, count: block?.entriesEnd ?? 0)
         offset = -1
     }
 
@@ -32,27 +35,27 @@ struct BlockCursor: ~Copyable {
     mutating func seekToFirst() throws(EngineError) {
         offset = -1
         guard let block, block.restartCount > 0 else { return }
-        try start(block, at: 0)
+        try start(at: 0)
     }
 
     mutating func seekToLast() throws(EngineError) {
         offset = -1
         guard let block, block.restartCount > 0 else { return }
-        try start(block, at: block.restart(block.restartCount - 1))
-        while nextOffset < block.entriesEnd { try parse(block, at: nextOffset) }
+        try start(at: block.restart(block.restartCount - 1))
+        while nextOffset < entries.count { try parse(at: nextOffset) }
     }
 
     /// To the first entry at or after the target.
     mutating func seek(_ userKey: UnsafeRawBufferPointer, _ target: Trailer) throws(EngineError) {
         offset = -1
         guard let block, block.restartCount > 0 else { return }
-        try start(block, at: block.restart(block.lastRestart(before: userKey, target)))
+        try start(at: block.restart(block.lastRestart(before: userKey, target)))
         while compareInternal(key.bytes, trailer, userKey, target) < 0 {
-            guard nextOffset < block.entriesEnd else {
+            guard nextOffset < entries.count else {
                 offset = -1
                 return
             }
-            try parse(block, at: nextOffset)
+            try parse(at: nextOffset)
         }
     }
 
@@ -65,11 +68,11 @@ struct BlockCursor: ~Copyable {
     /// The cursor is valid before.
     @inline(__always)
     mutating func next() throws(EngineError) {
-        guard let block, nextOffset < block.entriesEnd else {
+        guard nextOffset < entries.count else {
             offset = -1
             return
         }
-        try parse(block, at: nextOffset)
+        try parse(at: nextOffset)
     }
 
     /// The cursor is valid before. Entries have no links backward: the interval is walked again.
@@ -84,33 +87,43 @@ struct BlockCursor: ~Copyable {
             let middle = (low + high + 1) >> 1
             if block.restart(middle) < current { low = middle } else { high = middle - 1 }
         }
-        try start(block, at: block.restart(low))
-        while nextOffset < current { try parse(block, at: nextOffset) }
+        try start(at: block.restart(low))
+        while nextOffset < current { try parse(at: nextOffset) }
         guard nextOffset == current else {
             offset = -1
             throw block.damaged(at: current)
         }
     }
 
-    private mutating func start(_ block: Block, at restart: Int) throws(EngineError) {
+    private mutating func start(at restart: Int) throws(EngineError) {
         key.truncate(to: 0)
-        try parse(block, at: restart)
+        try parse(at: restart)
     }
 
     /// Reads the entry at `position`; `key` holds the key of the entry before it.
     @inline(__always)
-    private mutating func parse(_ block: Block, at position: Int) throws(EngineError) {
-        let entry = BlockEntry(block.base, at: position, limit: block.entriesEnd)
+    private mutating func parse(at position: Int) throws(EngineError) {
+        guard let base = entries.baseAddress else {
+            offset = -1
+            return
+        }
+        let entry = BlockEntry(base, at: position, limit: entries.count)
         guard entry.isWhole, entry.shared <= key.count else {
             offset = -1
-            throw block.damaged(at: position)
+            throw damaged(at: position)
         }
         key.truncate(to: entry.shared)
-        key.append(UnsafeRawBufferPointer(start: block.base + entry.keyOffset, count: entry.unshared))
-        trailer = entry.trailer(in: block.base)
+        key.append(UnsafeRawBufferPointer(start: base + entry.keyOffset, count: entry.unshared))
+        trailer = entry.trailer(in: base)
         offset = position
         nextOffset = entry.end
         valueOffset = entry.valueOffset
         valueCount = entry.valueCount
+    }
+
+    @inline(never)
+    private borrowing func damaged(at position: Int) -> EngineError {
+        block?.damaged(at: position)
+            ?? .corruption(file: "", offset: UInt64(position), expected: "an entry of a block", found: "no block")
     }
 }

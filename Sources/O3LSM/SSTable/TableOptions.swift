@@ -1,7 +1,7 @@
 /// What of a database's options shapes its tables.
 struct TableOptions: Sendable {
     /// Uncompressed bytes of a data block.
-    var blockSize = 16 << 10
+    var blockSize = 4 << 10
     var compression = Compression.lz4
     /// 0: no filter.
     var bloomBitsPerKey = 10
