@@ -27,6 +27,11 @@ const int32_t o3_FALLOC_FL_ZERO_RANGE = FALLOC_FL_ZERO_RANGE;
 const uint32_t o3_RENAME_NOREPLACE = RENAME_NOREPLACE, o3_RENAME_EXCHANGE = RENAME_EXCHANGE,
                o3_RENAME_WHITEOUT = RENAME_WHITEOUT;
 
+void *o3_scratch(void) {
+    static _Thread_local _Alignas(64) unsigned char scratch[O3_SCRATCH_BYTES];
+    return scratch;
+}
+
 int o3_futex_wait(const uint32_t *address, uint32_t expected, const struct timespec *timeout) {
     return syscall(SYS_futex, address, FUTEX_WAIT, expected, timeout, NULL, 0) == -1 ? -errno : 0;
 }

@@ -128,6 +128,11 @@ public final class Database: @unchecked Sendable {
 
     /// The values of several keys, all of one state.
     public func multiGet(_ keys: [[UInt8]], snapshot: Snapshot? = nil) throws(EngineError) -> [[UInt8]?] {
+        try multiLookup(keys, snapshot: snapshot).map { $0?.copy() }
+    }
+
+    /// The values of several keys, all of one state, without copies: they stay readable while the result is held.
+    public func multiLookup(_ keys: [[UInt8]], snapshot: Snapshot? = nil) throws(EngineError) -> [PinnedValue?] {
         try checkOpen()
         reads.wrappingAdd(UInt64(keys.count), ordering: .relaxed)
         let state = core.holder.current

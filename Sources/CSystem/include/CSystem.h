@@ -36,6 +36,13 @@ int o3_set_affinity(const int32_t *processors, int32_t count);
 int o3_set_idle_priority(void);
 /// Asks for `signal` when the parent process dies. Returns 0 or -errno.
 int o3_set_parent_death_signal(int signal);
+/// Asks the processor for a cache line that will be read soon. Any address.
+static inline void o3_prefetch(const void *address) { __builtin_prefetch(address); }
+
+/// Memory of the calling thread for bytes that are used at once, O3_SCRATCH_BYTES of it.
+#define O3_SCRATCH_BYTES 32768
+void *o3_scratch(void);
+
 static inline void o3_cpu_relax(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();

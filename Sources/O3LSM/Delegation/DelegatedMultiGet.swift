@@ -4,7 +4,9 @@ extension EngineCore {
     private static let keysOfRequest = 64
 
     /// The values of keys at `sequence`, in their order.
-    func multiLookup(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError) -> [[UInt8]?] {
+    func multiLookup(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
+        -> [PinnedValue?]
+    {
         guard let delegation, keys.count > 1 else { return try lookupEach(keys, state, sequence) }
         let way = delegation.batches.way(0)
         guard !way.isPlain, delegation.hasServers, let first = state.memtables.firstIndex(where: { $0.isDelegable }) else {
@@ -32,26 +34,25 @@ extension EngineCore {
                 pending[index].end = endOfRun(state.memtables, from: first, pending[index].key, sequence)
             }
             ask(&pending, state.memtables, first, sequence, delegation)
-            var values: [[UInt8]?] = []
+            var values: [PinnedValue?] = []
             values.reserveCapacity(keys.count)
             for var key in pending {
                 let older = state.memtables[(key.isAsked ? key.end : first)...]
                 if !key.isSettled { try look(&key, in: older, sequence) }
                 if !key.isSettled { key.value = try lookupInTables(key.key, state.version, sequence) }
-                values.append(key.value?.copy())
+                values.append(key.value)
             }
             return values
         }
     }
 
     private func lookupEach(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
-        -> [[UInt8]?]
+        -> [PinnedValue?]
     {
-        var values: [[UInt8]?] = []
+        var values: [PinnedValue?] = []
         values.reserveCapacity(keys.count)
         for key in keys {
-            values.append(
-                try key.withEngineBytes { bytes throws(EngineError) in try lookup(bytes, state, sequence)?.copy() })
+            values.append(try key.withEngineBytes { bytes throws(EngineError) in try lookup(bytes, state, sequence) })
         }
         return values
     }

@@ -1,3 +1,4 @@
+import CSystem
 import Synchronization
 
 /// Where an insertion goes on each level: the nodes just before and just after. Kept between the
@@ -39,6 +40,16 @@ extension Shard {
     @inline(__always)
     func successor(_ node: UInt32, _ level: Int) -> UInt32 {
         link(node, level)?.pointee.load(ordering: .acquiring) ?? 0
+    }
+
+    /// Asks the processor for an entry that is about to be read; nothing happens for an offset that cannot be.
+    @inline(__always)
+    func prefetch(_ offset: UInt32) {
+        let slab = Int(offset >> RegionLayout.slabShift)
+        guard slab < slabCount.load(ordering: .relaxed) else { return }
+        let entry = bases[slab] + (Int(offset) & (RegionLayout.slabBytes - 1))
+        o3_prefetch(entry)
+        o3_prefetch(entry + 64)
     }
 
     /// For recovery, which is alone with the shard.

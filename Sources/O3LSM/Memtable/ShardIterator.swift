@@ -31,6 +31,8 @@ final class ShardIterator: InternalIterator {
     override func next() throws(EngineError) {
         guard let previous = view else { return }
         try move(to: shard.successor(node, 0))
+        // Entries lie in the order in which they were written: the one after this one is wanted from memory soon.
+        if view != nil { shard.prefetch(shard.successor(node, 0)) }
         // Damaged links must not lead a scan, or a flush, round in circles.
         if let view, compareInternal(previous.key, previous.trailer, view.key, view.trailer) >= 0 {
             self.view = nil

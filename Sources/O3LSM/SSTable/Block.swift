@@ -31,10 +31,11 @@ final class Block: @unchecked Sendable {
 
     /// What an object and its place in a cache cost beside the contents.
     static let overheadBytes = 192
-    /// Filters are read a cache line at a time.
-    static let alignment = 64
+    /// Filters are read a cache line at a time. For the rest what malloc gives is enough: to align more than that
+    /// splits its chunks.
+    static func alignment(_ kind: Kind) -> Int { kind == .raw ? 64 : 16 }
 
-    /// Takes ownership of `memory`, which was allocated with `Block.alignment`, whatever it throws.
+    /// Takes ownership of `memory`, which was allocated with `Block.alignment(kind)`, whatever it throws.
     /// Checks that the restart points lie within the block and begin with whole keys.
     init(
         adopting memory: UnsafeMutableRawPointer,

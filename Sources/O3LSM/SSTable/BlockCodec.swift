@@ -1,4 +1,5 @@
 import CLZ4
+import CSystem
 import Glibc
 
 /// How a block's contents are stored. The raw values are part of the format.
@@ -72,8 +73,10 @@ enum BlockDecoder {
         from file: any ReadableFile
     ) throws(EngineError) -> Block {
         let stored = handle.storedBytes
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: stored, alignment: Block.alignment)
-        var isOwned = true
+        // What is unpacked leaves the stored bytes behind: they need no memory of their own.
+        let scratch = stored <= Int(O3_SCRATCH_BYTES) ? o3_scratch() : nil
+        let memory = scratch ?? UnsafeMutableRawPointer.allocate(byteCount: stored, alignment: Block.alignment(kind))
+        var isOwned = scratch == nil
         defer { if isOwned { memory.deallocate() } }
         let count = try file.read(
             at: handle.offset,
@@ -88,6 +91,7 @@ enum BlockDecoder {
             )
         }
         let bytes = UnsafeRawBufferPointer(start: memory, count: stored)
+        guard isOwned else { return try decode(bytes, handle, kind: kind, file: file.path) }
         let payload = UnsafeRawBufferPointer(rebasing: bytes.prefix(Int(handle.size)))
         switch try checkTrailer(bytes, handle, file.path) {
         case .none:
@@ -115,7 +119,7 @@ enum BlockDecoder {
         let type = try checkTrailer(stored, handle, file)
         let payload = UnsafeRawBufferPointer(rebasing: stored.prefix(Int(handle.size)))
         guard type == .none else { return try unpack(payload, handle, kind, file) }
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: payload.count, alignment: Block.alignment)
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: payload.count, alignment: Block.alignment(kind))
         if let source = payload.baseAddress { memcpy(memory, source, payload.count) }
         return try Block(
             adopting: memory,
@@ -174,7 +178,7 @@ enum BlockDecoder {
                 found: "a size that its \(payload.count) bytes cannot have"
             )
         }
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size), alignment: Block.alignment)
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size), alignment: Block.alignment(kind))
         let count = LZ4_decompress_safe(
             (source + reader.offset).assumingMemoryBound(to: CChar.self),
             memory.assumingMemoryBound(to: CChar.self),

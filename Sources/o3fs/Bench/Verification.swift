@@ -47,9 +47,9 @@ extension WorkloadThread {
     }
 
     @inline(__always)
-    func verify(_ key: [UInt8], _ value: [UInt8]) throws(EngineError) {
+    func verify(_ key: [UInt8], _ value: PinnedValue) throws(EngineError) {
         guard group.settings.verify else { return }
-        let matches = key.withUnsafeBytes { key in value.withUnsafeBytes { ValueStamp.matches(key, $0) } }
+        let matches = key.withUnsafeBytes { key in value.withBytes { ValueStamp.matches(key, $0) } }
         guard matches else { throw foreignValue }
     }
 

@@ -210,11 +210,11 @@ struct WorkloadThread {
                 let number = chooser.next(&random).bigEndian
                 batch[index].withUnsafeMutableBytes { $0.storeBytes(of: number, as: UInt64.self) }
             }
-            for (key, value) in zip(batch, try database.multiGet(batch)) {
+            for (key, value) in zip(batch, try database.multiLookup(batch)) {
                 guard let value else { continue }
                 try verify(key, value)
                 found += 1
-                bytes += UInt64(settings.keySize + value.count)
+                bytes += UInt64(settings.keySize + value.bytes.count)
             }
             pace.finish(size, &tally)
         }

@@ -101,8 +101,8 @@ import Testing
             ("magic", { $0.storeBytes(of: 1, toByteOffset: Header.magic, as: UInt64.self) }),
             ("version", { $0.storeBytes(of: 99, toByteOffset: Header.version, as: UInt32.self) }),
             ("size", { $0.storeBytes(of: 99, toByteOffset: Header.regionBytes, as: UInt64.self) }),
-            ("store", { $0.storeBytes(of: 99, toByteOffset: Header.storeID, as: UInt8.self) }),
-            ("boot", { $0.storeBytes(of: 99, toByteOffset: Header.bootID, as: UInt8.self) }),
+            ("store", { $0.storeBytes(of: ~$0.load(fromByteOffset: Header.storeID, as: UInt8.self), toByteOffset: Header.storeID, as: UInt8.self) }),
+            ("boot", { $0.storeBytes(of: ~$0.load(fromByteOffset: Header.bootID, as: UInt8.self), toByteOffset: Header.bootID, as: UInt8.self) }),
             ("ready", { $0.storeBytes(of: 7, toByteOffset: Header.ready, as: UInt32.self) }),
             ("visible", {
                 $0.storeBytes(of: .max, toByteOffset: Header.visibleSequence, as: UInt64.self)

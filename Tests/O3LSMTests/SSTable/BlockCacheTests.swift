@@ -7,7 +7,7 @@ import Testing
 @Suite struct BlockCacheTests {
     /// A block whose contents say which key it belongs to.
     private func block(_ file: UInt64, _ offset: UInt64, bytes: Int = 4096) throws -> Block {
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(bytes, 16), alignment: Block.alignment)
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(bytes, 16), alignment: Block.alignment(.raw))
         memory.storeBytes(of: file, as: UInt64.self)
         memory.storeBytes(of: offset, toByteOffset: 8, as: UInt64.self)
         return try Block(
