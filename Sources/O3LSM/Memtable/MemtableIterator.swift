@@ -62,6 +62,13 @@ final class MemtableIterator: InternalIterator {
         if isFar { payForStep() }
     }
 
+    override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        // 0 while it is written to: something newer may be in it.
+        let last = owner.lastSequence
+        guard last > 0, last <= sequence, isValid, compareKeys(self.userKey, userKey) < 0 else { return }
+        try seek(userKey, .first)
+    }
+
     /// Where the entry under the cursor begins: its shard and the number of its block there.
     private var currentBlock: UInt64 {
         let offset = reference?._withUnsafeGuaranteedRef { $0.isValid ? Int($0.entryOffset) : nil } ?? nil

@@ -150,6 +150,7 @@ public final class DatabaseIterator {
         position = .invalid
         var isSkipping = skipping
         var steps = 0
+        var covered = 0
         while source.isValid {
             let key = source.userKey
             if let upperBound, upperBound.withUnsafeBytes({ compareKeys($0, key) <= 0 }) { return }
@@ -178,14 +179,34 @@ public final class DatabaseIterator {
                 continue
             }
             steps = 0
-            if trailer.kind == .put, !isCovered(key, trailer.sequence) {
+            let fragment = coveringFragment(key, trailer.sequence)
+            if trailer.kind == .put, fragment == nil {
                 position = .forward
                 return
             }
             savedKey.set(key)
             isSkipping = true
-            try source.next()
+            covered = fragment == nil ? 0 : covered + 1
+            if let fragment, covered > DatabaseIterator.stepsBeforeSeek {
+                covered = 0
+                // Where nothing can be passed over, the next round steps past the key.
+                try source.skip(
+                    to: tombstones.end(ofFragment: fragment), upTo: tombstones.newest(ofFragment: fragment, upTo: sequence))
+            } else {
+                try source.next()
+            }
         }
+    }
+
+    /// The fragment of range tombstones that deletes an entry; nil when none does.
+    @inline(__always)
+    private func coveringFragment(_ key: UnsafeRawBufferPointer, _ entrySequence: SequenceNumber) -> Int? {
+        if tombstones.isEmpty { return nil }
+        let index = tombstones.firstFragment(endingAfter: key)
+        guard index < tombstones.count, compareKeys(tombstones.begin(ofFragment: index), key) <= 0,
+            tombstones.newest(ofFragment: index, upTo: sequence) > entrySequence
+        else { return nil }
+        return index
     }
 
     /// The source stands on the last entry of the key to examine, or before the start. Walks back over whole

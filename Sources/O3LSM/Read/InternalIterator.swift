@@ -22,6 +22,10 @@ class InternalIterator {
     func seekBefore(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {}
     func next() throws(EngineError) {}
     func previous() throws(EngineError) {}
+    /// While the cursor, valid and moving forward, stands before `userKey`: may pass over entries whose user keys are
+    /// before it and whose sequences are at most `sequence`, because a range tombstone covers them all. It passes over no
+    /// other, and may stay where it is. (RocksDB's DeleteRange skips levels and files likewise.)
+    func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {}
 }
 
 extension Unmanaged where Instance == InternalIterator {

@@ -77,6 +77,29 @@ final class LevelIterator: InternalIterator {
         if !isValid { try skipBackward() }
     }
 
+    override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        // File by file: those in between are not opened, unless they hold something newer.
+        while isValid, files[index].largestSequence <= sequence, compareKeys(self.userKey, userKey) < 0 {
+            guard Self.compare(files[index].largest, userKey, .first) < 0 else {
+                try table?.seek(userKey, .first)
+                return try skipForward()
+            }
+            var place = index + 1
+            while place < files.count, files[place].largestSequence <= sequence,
+                Self.compare(files[place].largest, userKey, .first) < 0
+            {
+                place += 1
+            }
+            try enter(place)
+            if files.indices.contains(place), files[place].largestSequence <= sequence {
+                try table?.seek(userKey, .first)
+            } else {
+                try table?.seekToFirst()
+            }
+            try skipForward()
+        }
+    }
+
     /// Makes `place` the current file; the cursor in it is not yet placed.
     private func enter(_ place: Int) throws(EngineError) {
         if place == index, table != nil { return }

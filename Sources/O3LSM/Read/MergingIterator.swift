@@ -79,6 +79,35 @@ final class MergingIterator: InternalIterator {
         try step { (child) throws(EngineError) in try child.previous() }
     }
 
+    override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        guard isForward else { return }
+        let all = heapCount
+        heapCount = 0
+        var count = 0
+        for place in 0..<all {
+            let (reference, child) = (heap[place].reference, heap[place].child)
+            if compareKeys(heap[place].key, userKey) < 0 {
+                try reference.with { (child) throws(EngineError) in try child.skip(to: userKey, upTo: sequence) }
+            }
+            reference._withUnsafeGuaranteedRef { iterator in
+                guard iterator.isValid else { return }
+                heap[count] = Cursor(iterator, child)
+                count += 1
+            }
+        }
+        heapCount = count
+        order()
+    }
+
+    /// Makes a heap of the children in its places.
+    private func order() {
+        var place = heapCount / 2
+        while place > 0 {
+            place -= 1
+            siftDown(place)
+        }
+    }
+
     /// Moves the child in place 0 and restores the heap.
     @inline(__always)
     private func step(_ move: (InternalIterator) throws(EngineError) -> Void) throws(EngineError) {
@@ -147,11 +176,7 @@ final class MergingIterator: InternalIterator {
             }
         }
         heapCount = count
-        var place = count / 2
-        while place > 0 {
-            place -= 1
-            siftDown(place)
-        }
+        order()
     }
 
     private func siftDown(_ start: Int) {

@@ -65,6 +65,12 @@ final class TableIterator: InternalIterator {
         if !data.isValid { try skipBackward() }
     }
 
+    override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        guard data.isValid, table.properties.largestSequence <= sequence, compareKeys(data.userKey, userKey) < 0
+        else { return }
+        try seek(userKey, .first)
+    }
+
     /// To the first entry of the next block, while the current one has none left.
     private func skipForward() throws(EngineError) {
         while !data.isValid, index.isValid {
