@@ -6,8 +6,27 @@ final class Version: Sendable {
     static let levelCount = 7
 
     let levels: [[FileMetadata]]
+    /// The tables of L0 in runs, each by key and disjoint, as few as there can be: a cursor reads each run as it reads a
+    /// deeper level. The tables of one flush, which are those of its memtable's shards, fit into one.
+    let levelZeroRuns: [[FileMetadata]]
 
-    init(levels: [[FileMetadata]]) { self.levels = levels }
+    init(levels: [[FileMetadata]]) {
+        self.levels = levels
+        levelZeroRuns = levels.first.map(Self.disjointRuns) ?? []
+    }
+
+    /// Divides tables into runs of disjoint ones, each by key: as many as hold one key at most.
+    private static func disjointRuns(_ files: [FileMetadata]) -> [[FileMetadata]] {
+        var runs: [[FileMetadata]] = []
+        for file in files.sorted(by: { $0.smallest < $1.smallest }) {
+            if let run = runs.firstIndex(where: { $0.last?.endsBefore(file.smallest.userKey) ?? true }) {
+                runs[run].append(file)
+            } else {
+                runs.append([file])
+            }
+        }
+        return runs
+    }
 
     static var empty: Version { Version(levels: Array(repeating: [], count: levelCount)) }
 

@@ -40,6 +40,7 @@ import Testing
             version = try version.applying(edit)
             model = after
             try version.checkInvariants()
+            checkRuns(version)
             for level in 0..<Version.levelCount {
                 let files = model.values.filter { $0.level == level }.map(\.file)
                 let wanted = files.sorted {
@@ -50,6 +51,20 @@ import Testing
                 try checkSearches(version, level, &generator)
             }
         }
+    }
+
+    /// The runs of L0 hold each of its tables once, by key and disjoint, and are no more than a key has tables.
+    private func checkRuns(_ version: Version) {
+        let runs = version.levelZeroRuns
+        #expect(runs.joined().map(\.number).sorted() == version.levels[0].map(\.number).sorted())
+        for run in runs {
+            for (left, right) in zip(run, run.dropFirst()) { #expect(!left.overlaps(right.smallest.userKey, nil)) }
+        }
+        let depth =
+            version.levels[0].map { file in
+                version.levels[0].count { $0.overlaps(file.smallest.userKey, file.smallest.userKey) }
+            }.max() ?? 0
+        #expect(runs.count == depth)
     }
 
     /// The searches of a level answer as looking at every table does.
