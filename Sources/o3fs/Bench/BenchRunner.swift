@@ -19,8 +19,12 @@ final class BenchRunner {
     ///   - keepsExistingStore: never empty the store; workloads that need a new one are skipped.
     ///   - workers: arguments and number of worker processes; nil for none.
     init(
-        directory: String, options: Options, settings: BenchSettings, keepsExistingStore: Bool,
-        storage: any Storage = POSIXStorage(), workers: (arguments: [String], count: Int)? = nil
+        directory: String,
+        options: Options,
+        settings: BenchSettings,
+        keepsExistingStore: Bool,
+        storage: any Storage = POSIXStorage(),
+        workers: (arguments: [String], count: Int)? = nil
     ) {
         self.storage = storage
         self.workers = workers
@@ -48,7 +52,9 @@ final class BenchRunner {
         try runGroup(group)
         if let error = group.failure.withLock({ $0 }) { throw error }
         let after = database.statistics()
-        return Self.result(workload, tallies: group.tallies.withLock { $0 }, before: before, after: after)
+        var result = Self.result(workload, tallies: group.tallies.withLock { $0 }, before: before, after: after)
+        if workload == .readwhilewriting { result.backgroundWrites = group.backgroundWrites.load(ordering: .relaxed) }
+        return result
     }
 
     /// Of the store that is open; nil before the first workload.

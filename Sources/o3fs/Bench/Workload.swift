@@ -74,6 +74,8 @@ struct BenchSettings: Sendable {
     var batchSize = 1
     /// Entries read behind the position of each seek.
     var seekNexts = 0
+    /// Bytes of keys and values a second that the writer of `readwhilewriting` keeps to; nil: as fast as it can.
+    var writeRateLimit: Int?
     var sync = false
     /// Share of a value's bytes that are left when it is compressed.
     var compressionRatio = 0.5
@@ -96,6 +98,8 @@ struct BenchResult: Sendable {
     var found: Int?
     /// Entries that scans of YCSB returned; nil for other workloads.
     var entries: Int?
+    /// What the writer of `readwhilewriting` wrote meanwhile, which is not measured; nil for other workloads.
+    var backgroundWrites: Int?
     var p50Microseconds = 0.0
     var p99Microseconds = 0.0
     var p999Microseconds = 0.0
@@ -115,6 +119,7 @@ extension BenchResult: Encodable {
         case reads
         case found
         case entries
+        case backgroundWrites = "background_writes"
         case operationsPerSecond = "ops_per_second"
         case megabytesPerSecond = "mb_per_second"
         case p50Microseconds = "p50_us"
@@ -131,6 +136,7 @@ extension BenchResult: Encodable {
         try container.encodeIfPresent(reads, forKey: .reads)
         try container.encodeIfPresent(found, forKey: .found)
         try container.encodeIfPresent(entries, forKey: .entries)
+        try container.encodeIfPresent(backgroundWrites, forKey: .backgroundWrites)
         try container.encode(operationsPerSecond, forKey: .operationsPerSecond)
         try container.encode(megabytesPerSecond, forKey: .megabytesPerSecond)
         try container.encode(p50Microseconds, forKey: .p50Microseconds)

@@ -14,6 +14,8 @@ final class WorkloadGroup: Sendable {
     let ready = Atomic<Int>(0)
     let started = Atomic<Bool>(false)
     let readersDone = Atomic<Int>(0)
+    /// What the writer that nobody measures has written.
+    let backgroundWrites = Atomic<Int>(0)
     let failure = Mutex<EngineError?>(nil)
     let tallies = Mutex<[WorkloadTally]>([])
     /// What the chooser of each thread begins as.
@@ -267,14 +269,27 @@ struct WorkloadThread {
 
     private mutating func writeUntilReadersAreDone() throws(EngineError) {
         let settings = group.settings
+        let start = monotonicNanoseconds()
+        var written = 0
         while group.readersDone.load(ordering: .relaxed) < settings.threads, !group.hasFailed {
-            for _ in 0..<64 {
+            for _ in 0..<Self.backgroundWritesAtOnce {
                 batch.clear()
                 put(chooser.next(&random))
                 try group.database.write(batch, sync: settings.sync)
             }
+            written += Self.backgroundWritesAtOnce
+            group.backgroundWrites.store(written, ordering: .relaxed)
+            guard let limit = settings.writeRateLimit else { continue }
+            let due = Double(written) * Double(settings.keySize + settings.valueSize) / Double(limit)
+            while Double(monotonicNanoseconds() - start) / 1e9 < due,
+                group.readersDone.load(ordering: .relaxed) < settings.threads
+            {
+                usleepShort()
+            }
         }
     }
+
+    private static let backgroundWritesAtOnce = 64
 
     private func once(
         _ tally: inout WorkloadTally,

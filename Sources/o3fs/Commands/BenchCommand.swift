@@ -17,7 +17,8 @@ struct BenchCommand: ParsableCommand {
 
             With --json each workload prints one line, an object with name, operations, ops_per_second, \
             mb_per_second, p50_us, p99_us, p999_us, stall_seconds and write_amplification; those that read have \
-            reads and found, too, and ycsbe the entries of its scans.
+            reads and found, too, ycsbe the entries of its scans, and readwhilewriting what its writer has written as
+            background_writes.
             """
     )
 
@@ -56,6 +57,12 @@ struct BenchCommand: ParsableCommand {
     @Option(name: dashed("batch-size"), help: "Entries of a write batch, and keys of a call of multireadrandom.")
     var batchSize = 1
 
+    @Option(
+        name: dashed("benchmark-write-rate-limit"),
+        help: "Bytes a second that the writer of readwhilewriting keeps to. Default: as many as it can."
+    )
+    var writeRateLimit: ByteSize?
+
     @Option(name: dashed("seek-nexts"), help: "Entries that seekrandom reads behind each position.")
     var seekNexts = 0
 
@@ -70,12 +77,14 @@ struct BenchCommand: ParsableCommand {
         help: """
             Of the keys: \(KeyDistribution.allCases.map(\.rawValue).joined(separator: ", ")). Workloads that begin with \
             an empty store do without. Default: uniform, and what YCSB says for its workloads.
-            """)
+            """
+    )
     var distribution: KeyDistribution?
 
     @Flag(
         name: dashed("verify"),
-        help: "Values carry their keys and every read is checked. For stores that were written with it.")
+        help: "Values carry their keys and every read is checked. For stores that were written with it."
+    )
     var verify = false
 
     @Flag(name: dashed("sync"), help: "Sync each write.")
@@ -88,7 +97,8 @@ struct BenchCommand: ParsableCommand {
         help: """
             What leaves this process: \(BenchOffload.allCases.map(\.rawValue).joined(separator: ", ")). All but all \
             hold two memtables in memory. Default: whatever the other options say, without workers.
-            """)
+            """
+    )
     var offload: BenchOffload?
 
     @Option(help: "Worker processes, with --offload or --read-delegation.")
@@ -125,6 +135,9 @@ struct BenchCommand: ParsableCommand {
             throw ValidationError("--verify needs a --value-size of at least \(ValueStamp.byteCount).")
         }
         guard (reads ?? 1) > 0 else { throw ValidationError("--reads must be at least 1.") }
+        guard (writeRateLimit?.bytes ?? 1) > 0 else {
+            throw ValidationError("--benchmark-write-rate-limit must be at least 1.")
+        }
         guard duration >= 0, seekNexts >= 0 else {
             throw ValidationError("--duration and --seek-nexts must not be negative.")
         }
@@ -188,6 +201,7 @@ struct BenchCommand: ParsableCommand {
             threads: threads,
             batchSize: batchSize,
             seekNexts: seekNexts,
+            writeRateLimit: writeRateLimit?.bytes,
             sync: sync,
             compressionRatio: compressionRatio,
             seed: seed,

@@ -11,7 +11,8 @@ struct WorkloadTests {
 
     /// Runs workloads one after the other on a new store.
     private func run(
-        _ workloads: [Workload], _ change: (inout BenchSettings) -> Void = { _ in }
+        _ workloads: [Workload],
+        _ change: (inout BenchSettings) -> Void = { _ in }
     ) throws -> [Workload: BenchResult] {
         let directory = try TemporaryDirectory("workloads")
         defer { withExtendedLifetime(directory) {} }
@@ -21,7 +22,11 @@ struct WorkloadTests {
         var settings = BenchSettings(num: Self.num, reads: 1000, threads: Self.threads, verify: true)
         change(&settings)
         let runner = BenchRunner(
-            directory: directory.path + "/store", options: options, settings: settings, keepsExistingStore: false)
+            directory: directory.path + "/store",
+            options: options,
+            settings: settings,
+            keepsExistingStore: false
+        )
         try BenchDirectory.claim(directory.path + "/store")
         var results: [Workload: BenchResult] = [:]
         for workload in workloads { results[workload] = try runner.run(workload) }
@@ -46,6 +51,18 @@ struct WorkloadTests {
         // 16 bytes of key and 100 of value.
         #expect(results[.readrandom]?.bytes == 2000 * 116)
         #expect(results[.multireadrandom]?.bytes == 2000 * 116)
+    }
+
+    /// The writer beside the readers keeps to its rate, within the batch that it writes at once.
+    @Test func theWriterKeepsToItsRate() throws {
+        let results = try run([.fillseq, .readwhilewriting]) {
+            $0.duration = 1
+            $0.writeRateLimit = 116 * 2000
+        }
+        let result = try #require(results[.readwhilewriting])
+        let written = try #require(result.backgroundWrites)
+        #expect(written > 0 && Double(written) <= 2000 * result.seconds + 200)
+        #expect(results[.fillseq]?.backgroundWrites == nil)
     }
 
     @Test func scansReturnEachEntryOnce() throws {
@@ -112,11 +129,18 @@ struct WorkloadTests {
         options.memtableSize = 1 << 20
         try BenchDirectory.claim(path)
         let plain = BenchRunner(
-            directory: path, options: options, settings: BenchSettings(num: 100), keepsExistingStore: false)
+            directory: path,
+            options: options,
+            settings: BenchSettings(num: 100),
+            keepsExistingStore: false
+        )
         _ = try plain.run(.fillseq)
         try plain.close()
         let checking = BenchRunner(
-            directory: path, options: options, settings: BenchSettings(num: 100, verify: true), keepsExistingStore: true
+            directory: path,
+            options: options,
+            settings: BenchSettings(num: 100, verify: true),
+            keepsExistingStore: true
         )
         for workload in [Workload.readrandom, .multireadrandom, .readseq, .readwhilewriting] {
             #expect(throws: EngineError.self) { try checking.run(workload) }
