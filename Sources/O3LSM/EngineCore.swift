@@ -116,7 +116,7 @@ final class EngineCore: @unchecked Sendable {
         for memtable in state.memtables {
             if case .settled(let value) = try look(in: memtable, key, hash, sequence) { return value }
         }
-        return try lookupInTables(key, state.version, sequence)
+        return try lookupInTables(key, hash, state.version, sequence)
     }
 
     /// What a source has said of a key.
@@ -145,27 +145,28 @@ final class EngineCore: @unchecked Sendable {
         }
     }
 
-    func lookupInTables(_ key: UnsafeRawBufferPointer, _ version: Version, _ sequence: SequenceNumber)
-        throws(EngineError) -> PinnedValue?
-    {
+    func lookupInTables(
+        _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ version: Version, _ sequence: SequenceNumber
+    ) throws(EngineError) -> PinnedValue? {
         for file in version.levels[0] where file.mayHold(key) {
-            if let answer = try lookup(key, in: file, sequence) { return answer.value }
+            if let answer = try lookup(key, hash, in: file, level: 0, sequence) { return answer.value }
         }
         for level in 1..<version.levels.count {
             guard let file = version.file(level: level, containing: key) else { continue }
-            if let answer = try lookup(key, in: file, sequence) { return answer.value }
+            if let answer = try lookup(key, hash, in: file, level: level, sequence) { return answer.value }
         }
         return nil
     }
 
     /// nil: the table says nothing of the key. A nil value: it is deleted.
-    private func lookup(_ key: UnsafeRawBufferPointer, in file: FileMetadata, _ sequence: SequenceNumber)
-        throws(EngineError) -> (value: PinnedValue?, Void)?
-    {
-        let table = try tables.table(file)
+    @inline(__always)
+    private func lookup(
+        _ key: UnsafeRawBufferPointer, _ hash: UInt64, in file: FileMetadata, level: Int, _ sequence: SequenceNumber
+    ) throws(EngineError) -> (value: PinnedValue?, Void)? {
+        let table = try tables.table(file, isTopLevel: level <= 1)
         let tombstone =
             file.rangeTombstoneCount == 0 ? 0 : table.rangeTombstones.newestCovering(key, upTo: sequence)
-        switch try table.lookup(key, sequence) {
+        switch try table.lookup(key, hash: hash, sequence) {
         case .put(let value, let found): return (found > tombstone ? value : nil, ())
         case .deleted: return (nil, ())
         case .notFound: return tombstone > 0 ? (nil, ()) : nil
@@ -198,7 +199,17 @@ final class EngineCore: @unchecked Sendable {
                     .clipped(to: read.lowerBound, read.upperBound).tombstones()
             }
             if level == 0 {
-                for file in wanted { sources.append(try tables.table(file).makeIterator(fillCache: fillCache)) }
+                for run in state.version.levelZeroRuns {
+                    let files = run.filter { $0.overlaps(read.lowerBound, read.upperBound) }
+                    if let only = files.first, files.count == 1 {
+                        sources.append(try tables.table(only, isTopLevel: true).makeIterator(fillCache: fillCache))
+                    } else if !files.isEmpty {
+                        sources.append(
+                            LevelIterator(files: files) { file throws(EngineError) in
+                                try tables.table(file, isTopLevel: true).makeIterator(fillCache: fillCache)
+                            })
+                    }
+                }
             } else if !wanted.isEmpty {
                 sources.append(
                     LevelIterator(files: wanted) { file throws(EngineError) in

@@ -5,7 +5,7 @@ import O3LSM
 /// state; otherwise the read is repeated through a snapshot, so that it sees each write whole or not
 /// at all.
 extension FileSystem {
-    /// Reads of at most so many blocks look each one up; longer ones scan. A look-up finds the newest state of
+    /// Reads of the length of so many blocks, of the first and the last a part, look each one up; longer ones scan. A look-up finds the newest state of
     /// a block without reading older ones, and its value goes to the reply without a copy; a scan must read
     /// everything that has been overwritten in the range and is not compacted yet.
     static let maximumPointReads: UInt64 = 256
@@ -45,7 +45,7 @@ extension FileSystem {
         guard row.blocks > 0 || row.hasEstimatedBlocks else { return sink.appendZeros(Int(end - offset)) }
         let size = UInt64(blockSize)
         let blocks = offset / size...(end - 1) / size
-        if blocks.upperBound - blocks.lowerBound < Self.maximumPointReads {
+        if blocks.upperBound - blocks.lowerBound <= Self.maximumPointReads {
             for block in blocks {
                 let from = max(offset, block * size) - block * size
                 let to = min(end - block * size, size)

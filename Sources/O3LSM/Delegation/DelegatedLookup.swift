@@ -5,8 +5,12 @@ extension EngineCore {
     /// - Parameter way: how to ask sealed memtables whose place for the key the offset cache does not know.
     @inline(never)
     func lookup(
-        _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ state: ReadState, _ sequence: SequenceNumber,
-        _ delegation: ReadDelegation, _ way: DelegationChoice.Way
+        _ key: UnsafeRawBufferPointer,
+        _ hash: UInt64,
+        _ state: ReadState,
+        _ sequence: SequenceNumber,
+        _ delegation: ReadDelegation,
+        _ way: DelegationChoice.Way
     ) throws(EngineError) -> PinnedValue? {
         let memtables = state.memtables
         var index = 0
@@ -30,12 +34,15 @@ extension EngineCore {
                 if case .settled(let value) = try look(in: memtable, key, hash, sequence) { return value }
             }
         }
-        return try lookupInTables(key, state.version, sequence)
+        return try lookupInTables(key, hash, state.version, sequence)
     }
 
     /// What a server says of a key in memtables; nil: nothing.
     private func ask(
-        _ memtables: ArraySlice<Memtable>, _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ sequence: SequenceNumber,
+        _ memtables: ArraySlice<Memtable>,
+        _ key: UnsafeRawBufferPointer,
+        _ hash: UInt64,
+        _ sequence: SequenceNumber,
         _ delegation: ReadDelegation
     ) -> Finding? {
         let questions = [ReadDelegation.Question(key: key, memtables: memtables.count)]
@@ -51,7 +58,9 @@ extension EngineCore {
 
     /// The end of the memtables from `index` on that one request can ask: behind a range tombstone over the key there is
     /// nothing to look for.
-    func endOfRun(_ memtables: [Memtable], from index: Int, _ key: UnsafeRawBufferPointer, _ sequence: SequenceNumber) -> Int {
+    func endOfRun(_ memtables: [Memtable], from index: Int, _ key: UnsafeRawBufferPointer, _ sequence: SequenceNumber)
+        -> Int
+    {
         var end = index
         while end < memtables.count, end - index < ReadMessage.maximumMemtables, memtables[end].isDelegable {
             let tombstones = memtables[end].tombstones
@@ -65,7 +74,10 @@ extension EngineCore {
     ///
     /// - Parameter memtables: all that were asked about the key.
     func interpret(
-        _ answer: ReadAnswer, _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ memtables: ArraySlice<Memtable>,
+        _ answer: ReadAnswer,
+        _ key: UnsafeRawBufferPointer,
+        _ hash: UInt64,
+        _ memtables: ArraySlice<Memtable>,
         _ sequence: SequenceNumber
     ) -> Finding? {
         func tombstone(_ memtable: Memtable) -> SequenceNumber {
@@ -79,7 +91,10 @@ extension EngineCore {
         let memtable = memtables[memtables.startIndex + answer.memtable]
         if let offsetCache, sequence >= memtable.immutableSince {
             offsetCache.store(
-                hash, memtable: memtable.id, OffsetCache.Place(shard: answer.shard, offset: answer.offset))
+                hash,
+                memtable: memtable.id,
+                OffsetCache.Place(shard: answer.shard, offset: answer.offset)
+            )
         }
         let isHidden = answer.sequence <= tombstone(memtable)
         switch answer.state {

@@ -9,7 +9,8 @@ extension EngineCore {
     {
         guard let delegation, keys.count > 1 else { return try lookupEach(keys, state, sequence) }
         let way = delegation.batches.way(0)
-        guard !way.isPlain, delegation.hasServers, let first = state.memtables.firstIndex(where: { $0.isDelegable }) else {
+        guard !way.isPlain, delegation.hasServers, let first = state.memtables.firstIndex(where: { $0.isDelegable })
+        else {
             return try lookupEach(keys, state, sequence)
         }
         let start = way.isTimed ? monotonicNanoseconds() : 0
@@ -39,7 +40,7 @@ extension EngineCore {
             for var key in pending {
                 let older = state.memtables[(key.isAsked ? key.end : first)...]
                 if !key.isSettled { try look(&key, in: older, sequence) }
-                if !key.isSettled { key.value = try lookupInTables(key.key, state.version, sequence) }
+                if !key.isSettled { key.value = try lookupInTables(key.key, key.hash, state.version, sequence) }
                 values.append(key.value)
             }
             return values
@@ -85,7 +86,10 @@ extension EngineCore {
     /// Asks about all keys that are not settled, as many at once as a request holds. Those that are not answered stay as
     /// they are.
     private func ask(
-        _ keys: inout [PendingKey], _ memtables: [Memtable], _ first: Int, _ sequence: SequenceNumber,
+        _ keys: inout [PendingKey],
+        _ memtables: [Memtable],
+        _ first: Int,
+        _ sequence: SequenceNumber,
         _ delegation: ReadDelegation
     ) {
         var next = 0

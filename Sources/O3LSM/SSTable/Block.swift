@@ -74,6 +74,10 @@ final class Block: @unchecked Sendable {
         return try body(UnsafeRawBufferPointer(start: base, count: count))
     }
 
+    /// The contents, to be used only while the block is certainly alive.
+    @inline(__always)
+    var contents: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: base, count: count) }
+
     /// Offset of the entry at restart point `index`, which is one of `0 ..< restartCount`.
     @inline(__always)
     func restart(_ index: Int) -> Int { restarts.map { Int($0[index].offset) } ?? 0 }

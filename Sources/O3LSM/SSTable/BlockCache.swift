@@ -3,17 +3,25 @@
 /// Sharded by the hash of (file number, offset); a hit takes one short lock and moves nothing. Data,
 /// index and filter blocks live by the same rules. A block that is evicted while someone reads it
 /// lives on until they let go, outside of the budget.
+///
+/// Open tables pin their filter and the top of their index, so that a look-up finds them without asking the cache
+/// (RocksDB's `pin_l0_filter_and_index_blocks_in_cache` and `pin_top_level_index_and_filter`). They are counted in the
+/// budget: those of the tree's top levels may take half of it, all others only what of the first quarter is left.
 final class BlockCache: Sendable {
     struct Statistics: Equatable, Sendable {
         var hits: UInt64 = 0
         var misses: UInt64 = 0
         var usedBytes = 0
+        /// Of `usedBytes`: what is not evicted.
+        var pinnedBytes = 0
         var capacity = 0
         var blockCount = 0
     }
 
     private let shards: [CacheShard]
     private let shardShift: UInt64
+    /// Bytes of a shard.
+    private let share: Int
     /// The budget in bytes, overhead of the blocks included.
     let capacity: Int
     /// The greatest `Block.charge` that is ever kept.
@@ -28,8 +36,9 @@ final class BlockCache: Sendable {
         var count = 1
         while count < Self.mostShards, capacity / (count * 2) >= Self.leastShardBytes { count *= 2 }
         let share = max(0, capacity) / count
+        self.share = share
         self.capacity = capacity
-        maximumCharge = share / 4 * 3
+        maximumCharge = min(share / 4 * 3, Int(UInt32.max))
         shardShift = UInt64(64 - count.trailingZeroBitCount)
         shards = (0..<count).map { _ in CacheShard(capacity: share) }
     }
@@ -48,6 +57,27 @@ final class BlockCache: Sendable {
         guard block.charge <= maximumCharge else { return block }
         let hash = Self.hash(file, offset)
         return shard(hash).insert(block, CacheKey(file: file, offset: offset), hash)
+    }
+
+    /// Adds the block and keeps it until `unpin`, while there is room for pinned blocks.
+    ///
+    /// - Parameter isTopLevel: whether its table is in one of the levels that almost every look-up visits.
+    /// - Returns: the block to use; nil: it is not pinned.
+    func pin(_ block: Block, file: UInt64, offset: UInt64, isTopLevel: Bool) -> Block? {
+        guard block.charge <= maximumCharge else { return nil }
+        let hash = Self.hash(file, offset)
+        return shard(hash).pin(
+            block,
+            CacheKey(file: file, offset: offset),
+            hash,
+            share: share / (isTopLevel ? 2 : 4)
+        )
+    }
+
+    /// Ends one `pin`.
+    func unpin(file: UInt64, offset: UInt64) {
+        let hash = Self.hash(file, offset)
+        shard(hash).unpin(CacheKey(file: file, offset: offset), hash)
     }
 
     /// Lets go of every block of a file that nobody will ask for again. Walks the whole cache.

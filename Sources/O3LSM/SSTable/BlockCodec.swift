@@ -67,14 +67,17 @@ func blockChecksum(_ payload: UnsafeRawBufferPointer, _ type: UInt8) -> UInt32 {
 /// Reads stored blocks: checks the trailer, decompresses. Every failure is `.corruption` at the block.
 enum BlockDecoder {
     /// Reads one block of a file. `handle` was checked to lie within the file.
+    ///
+    /// - Parameter expectsRaw: whether the block is likely not compressed: its bytes are then read to where they stay.
+    ///   What is unpacked leaves the stored bytes behind, and those need no memory of their own.
     static func read(
         _ handle: BlockHandle,
         kind: Block.Kind,
+        expectsRaw: Bool,
         from file: any ReadableFile
-    ) throws(EngineError) -> Block {
+    ) throws(EngineError) -> (block: Block, compression: BlockCompression) {
         let stored = handle.storedBytes
-        // What is unpacked leaves the stored bytes behind: they need no memory of their own.
-        let scratch = stored <= Int(O3_SCRATCH_BYTES) ? o3_scratch() : nil
+        let scratch = expectsRaw || stored > Int(O3_SCRATCH_BYTES) ? nil : o3_scratch()
         let memory = scratch ?? UnsafeMutableRawPointer.allocate(byteCount: stored, alignment: Block.alignment(kind))
         var isOwned = scratch == nil
         defer { if isOwned { memory.deallocate() } }
@@ -91,12 +94,12 @@ enum BlockDecoder {
             )
         }
         let bytes = UnsafeRawBufferPointer(start: memory, count: stored)
-        guard isOwned else { return try decode(bytes, handle, kind: kind, file: file.path) }
         let payload = UnsafeRawBufferPointer(rebasing: bytes.prefix(Int(handle.size)))
-        switch try checkTrailer(bytes, handle, file.path) {
-        case .none:
+        let compression = try checkTrailer(bytes, handle, file.path)
+        switch compression {
+        case .none where isOwned:
             isOwned = false
-            return try Block(
+            let block = try Block(
                 adopting: memory,
                 count: payload.count,
                 allocated: stored,
@@ -104,9 +107,18 @@ enum BlockDecoder {
                 file: file.path,
                 fileOffset: handle.offset
             )
+            return (block, compression)
+        case .none:
+            return (try copy(payload, handle, kind, file.path), compression)
         case .lz4:
-            return try unpack(payload, handle, kind, file.path)
+            return (try unpack(payload, handle, kind, file.path), compression)
         }
+    }
+
+    /// The same of a block that is expected to be as its kind mostly is: entries compressed, others not.
+    static func read(_ handle: BlockHandle, kind: Block.Kind, from file: any ReadableFile) throws(EngineError) -> Block
+    {
+        try read(handle, kind: kind, expectsRaw: kind == .raw, from: file).block
     }
 
     /// Makes a block of its own from stored bytes (trailer included) that lie in a larger buffer.
@@ -118,7 +130,15 @@ enum BlockDecoder {
     ) throws(EngineError) -> Block {
         let type = try checkTrailer(stored, handle, file)
         let payload = UnsafeRawBufferPointer(rebasing: stored.prefix(Int(handle.size)))
-        guard type == .none else { return try unpack(payload, handle, kind, file) }
+        return type == .none ? try copy(payload, handle, kind, file) : try unpack(payload, handle, kind, file)
+    }
+
+    private static func copy(
+        _ payload: UnsafeRawBufferPointer,
+        _ handle: BlockHandle,
+        _ kind: Block.Kind,
+        _ file: String
+    ) throws(EngineError) -> Block {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: payload.count, alignment: Block.alignment(kind))
         if let source = payload.baseAddress { memcpy(memory, source, payload.count) }
         return try Block(

@@ -7,7 +7,10 @@ import Synchronization
 /// in it move to the main queue; the others leave, and only their hash is remembered for a while: a
 /// block that comes back soon goes to the main queue at once. A scan so washes through the small
 /// queue and leaves the main one alone. A hit counts up to three and moves nothing; the main queue's
-/// oldest block goes around once more for each hit. Thread-safe.
+/// oldest block goes around once more for each hit.
+///
+/// A block that is pinned is not evicted. Pinned blocks count towards the budget and have no more than a share of it.
+/// Thread-safe.
 final class CacheShard: Sendable {
     private let state: Mutex<State>
 
@@ -25,6 +28,17 @@ final class CacheShard: Sendable {
         return resident
     }
 
+    /// Keeps the block until `unpin`, if no more than `share` bytes are pinned then.
+    ///
+    /// - Returns: the block that is pinned now; nil when there is no room for it.
+    func pin(_ block: Block, _ key: CacheKey, _ hash: UInt64, share: Int) -> Block? {
+        let (pinned, _) = state.withLock { state in state.pin(block, key, hash, share) }
+        return pinned
+    }
+
+    /// Ends one `pin` of the key, whose block may have been removed since.
+    func unpin(_ key: CacheKey, _ hash: UInt64) { state.withLock { state in state.unpin(key, hash) } }
+
     /// Lets go of every block of the file.
     func removeAll(file: UInt64) {
         let removed = state.withLock { state in state.removeAll(file: file) }
@@ -37,6 +51,7 @@ final class CacheShard: Sendable {
             total.hits += state.hits
             total.misses += state.misses
             total.usedBytes += state.usedBytes
+            total.pinnedBytes += state.pinnedBytes
             total.blockCount += state.count
         }
     }
@@ -45,9 +60,14 @@ final class CacheShard: Sendable {
         var key: CacheKey
         var hash: UInt64
         var block: Block?
-        var hits: UInt8
+        /// The block's, so that a walk over nodes leaves blocks alone.
+        var charge: UInt32
         /// The node that is next to leave the queue; or the next free one.
-        var next: Int32
+        var next: Int32 = -1
+        var pins: UInt16 = 0
+        var hits: UInt8 = 0
+        /// Pinned nodes leave their queue when they get to its end.
+        var isQueued = false
     }
 
     private enum QueueName: Int, CaseIterable {
@@ -67,6 +87,9 @@ final class CacheShard: Sendable {
         var hits: UInt64 = 0
         var misses: UInt64 = 0
         var count = 0
+        /// Of all blocks, and of those that are pinned.
+        private(set) var usedBytes = 0
+        private(set) var pinnedBytes = 0
         private var queues = [Queue(), Queue()]
         private var nodes: [Node] = []
         private var freeNode: Int32 = -1
@@ -86,8 +109,6 @@ final class CacheShard: Sendable {
             while ghostCount < capacity / Self.averageBlockBytes { ghostCount *= 2 }
             ghosts = Array(repeating: 0, count: ghostCount)
         }
-
-        var usedBytes: Int { queues[0].bytes + queues[1].bytes }
 
         @inline(__always)
         mutating func lookup(_ key: CacheKey, _ hash: UInt64, _ touch: Bool) -> Block? {
@@ -110,7 +131,8 @@ final class CacheShard: Sendable {
                 evicted.append(victim)
             }
             if (count + 1) * 2 > buckets.count { growBuckets() }
-            let node = allocate(Node(key: key, hash: hash, block: block, hits: 0, next: -1))
+            let node = allocate(Node(key: key, hash: hash, block: block, charge: UInt32(block.charge)))
+            usedBytes += block.charge
             link(node)
             let place = ghostPlace(hash)
             if ghosts[place] == hash {
@@ -122,6 +144,27 @@ final class CacheShard: Sendable {
             return (block, evicted)
         }
 
+        mutating func pin(_ block: Block, _ key: CacheKey, _ hash: UInt64, _ share: Int) -> (Block?, evicted: [Block]) {
+            let present = find(key, hash)
+            let isPinned = present >= 0 && nodes[present].pins > 0
+            guard isPinned || pinnedBytes + block.charge <= share else { return (nil, []) }
+            let (resident, evicted) = insert(block, key, hash)
+            let node = find(key, hash)
+            guard node >= 0, nodes[node].pins < .max else { return (nil, evicted) }
+            nodes[node].pins += 1
+            if nodes[node].pins == 1 { pinnedBytes += Int(nodes[node].charge) }
+            return (resident, evicted)
+        }
+
+        mutating func unpin(_ key: CacheKey, _ hash: UInt64) {
+            let node = find(key, hash)
+            guard node >= 0, nodes[node].pins > 0 else { return }
+            nodes[node].pins -= 1
+            guard nodes[node].pins == 0 else { return }
+            pinnedBytes -= Int(nodes[node].charge)
+            if !nodes[node].isQueued { append(node, to: .small) }
+        }
+
         // MARK: Eviction
 
         /// nil when there is nothing left to evict.
@@ -130,6 +173,7 @@ final class CacheShard: Sendable {
                 let small = queues[QueueName.small.rawValue]
                 if small.oldest >= 0, small.bytes > capacity / 10 || queues[QueueName.main.rawValue].oldest < 0 {
                     guard let node = removeOldest(of: .small) else { return nil }
+                    if nodes[node].pins > 0 { continue }
                     if nodes[node].hits > 1 {
                         nodes[node].hits = 0
                         append(node, to: .main)
@@ -139,6 +183,7 @@ final class CacheShard: Sendable {
                     return remove(node)
                 }
                 guard let node = removeOldest(of: .main) else { return nil }
+                if nodes[node].pins > 0 { continue }
                 if nodes[node].hits > 0 {
                     nodes[node].hits -= 1
                     append(node, to: .main)
@@ -151,6 +196,8 @@ final class CacheShard: Sendable {
         private mutating func remove(_ node: Int) -> Block? {
             unlink(node)
             count -= 1
+            usedBytes -= Int(nodes[node].charge)
+            if nodes[node].pins > 0 { pinnedBytes -= Int(nodes[node].charge) }
             let block = nodes[node].block
             nodes[node].block = nil
             nodes[node].next = freeNode
@@ -162,6 +209,10 @@ final class CacheShard: Sendable {
 
         mutating func removeAll(file: UInt64) -> [Block] {
             var removed: [Block] = []
+            for node in nodes.indices
+            where nodes[node].block != nil && !nodes[node].isQueued && nodes[node].key.file == file {
+                if let block = remove(node) { removed.append(block) }
+            }
             for name in QueueName.allCases {
                 var rest = queues[name.rawValue].oldest
                 queues[name.rawValue] = Queue()
@@ -185,7 +236,8 @@ final class CacheShard: Sendable {
             nodes[node].next = -1
             if newest >= 0 { nodes[Int(newest)].next = Int32(node) } else { queues[name.rawValue].oldest = Int32(node) }
             queues[name.rawValue].newest = Int32(node)
-            queues[name.rawValue].bytes += nodes[node].block?.charge ?? 0
+            queues[name.rawValue].bytes += Int(nodes[node].charge)
+            nodes[node].isQueued = true
         }
 
         private mutating func removeOldest(of name: QueueName) -> Int? {
@@ -194,7 +246,8 @@ final class CacheShard: Sendable {
             let node = Int(oldest)
             queues[name.rawValue].oldest = nodes[node].next
             if nodes[node].next < 0 { queues[name.rawValue].newest = -1 }
-            queues[name.rawValue].bytes -= nodes[node].block?.charge ?? 0
+            queues[name.rawValue].bytes -= Int(nodes[node].charge)
+            nodes[node].isQueued = false
             return node
         }
 

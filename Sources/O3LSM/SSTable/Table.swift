@@ -14,21 +14,32 @@ final class Table: Sendable {
     let footer: TableFooter
 
     private let cache: BlockCache?
-    /// Index and filter of a table that has no cache to keep them in.
+    /// Whether the table is in a level that almost every look-up visits, as far as was known when it was opened.
+    private let isTopLevel: Bool
+    /// The top index block, when the table holds it itself: pinned in the cache, or without one to keep it in.
     private let ownIndex: Block?
-    private let ownFilter = Mutex<Block?>(nil)
+    /// The filter, once it is held in the same way.
+    private let ownFilter = OnceReference<Block>()
     private let filterIsDamaged = Atomic<Bool>(false)
+    /// Whether the last data block that was read had not been compressed: the next one is expected to be like it.
+    private let isRaw = Atomic<Bool>(false)
+    /// Ends the table's count among those that are open.
+    private let openCount: OpenTableCount?
 
     /// Reads and checks header, footer, properties, range tombstones and the top index block.
     ///
     /// - Parameters:
     ///   - number: the file's number, which is its name in `cache`.
     ///   - cache: nil for readers that go through the table once.
+    ///   - isTopLevel: whether it belongs to those whose filter and index are pinned before others'.
+    ///   - openCount: what counts the table as long as it is open.
     /// - Throws: `.corruption`, `.unsupportedFormat`, or what the file throws.
     static func open(
         _ file: any ReadableFile,
         number: UInt64,
-        cache: BlockCache?
+        cache: BlockCache?,
+        isTopLevel: Bool = false,
+        openCount: OpenTableCount? = nil
     ) throws(EngineError) -> Table {
         let opener = try TableOpener(file)
         let footer = opener.footer
@@ -45,10 +56,20 @@ final class Table: Sendable {
         var index: Block?
         if !footer.index.isNone { index = try opener.block(footer.index, .entries) }
         if let cache, let block = index {
-            _ = cache.insert(block, file: number, offset: footer.index.offset)
-            index = nil
+            index = cache.pin(block, file: number, offset: footer.index.offset, isTopLevel: isTopLevel)
+            if index == nil { _ = cache.insert(block, file: number, offset: footer.index.offset) }
         }
-        return Table(file, number, cache, footer, properties, FragmentedTombstones(tombstones), index)
+        return Table(
+            file,
+            number,
+            cache,
+            footer,
+            properties,
+            FragmentedTombstones(tombstones),
+            index,
+            isTopLevel,
+            openCount
+        )
     }
 
     private init(
@@ -58,7 +79,9 @@ final class Table: Sendable {
         _ footer: TableFooter,
         _ properties: TableProperties,
         _ tombstones: FragmentedTombstones,
-        _ index: Block?
+        _ index: Block?,
+        _ isTopLevel: Bool,
+        _ openCount: OpenTableCount?
     ) {
         self.file = file
         self.number = number
@@ -67,6 +90,14 @@ final class Table: Sendable {
         self.properties = properties
         rangeTombstones = tombstones
         ownIndex = index
+        self.isTopLevel = isTopLevel
+        self.openCount = openCount
+    }
+
+    deinit {
+        guard let cache else { return }
+        if ownIndex != nil { cache.unpin(file: number, offset: footer.index.offset) }
+        if ownFilter.unmanaged != nil { cache.unpin(file: number, offset: footer.filter.offset) }
     }
 
     /// What the manifest needs to know of the table, from the file alone.
@@ -76,8 +107,12 @@ final class Table: Sendable {
 
     /// The newest point entry of `key` with a sequence of at most `sequence`. Does not consult the
     /// range tombstones. With its blocks in the cache it allocates nothing.
-    func lookup(_ key: UnsafeRawBufferPointer, _ sequence: SequenceNumber) throws(EngineError) -> LookupResult {
-        guard footer.indexLevels > 0, mayContain(key) else { return .notFound }
+    ///
+    /// - Parameter hash: the key's (`hashKey`).
+    func lookup(_ key: UnsafeRawBufferPointer, hash: UInt64, _ sequence: SequenceNumber)
+        throws(EngineError) -> LookupResult
+    {
+        guard footer.indexLevels > 0, mayContain(hash) else { return .notFound }
         // One below `Trailer.first`, which separators carry: a target that equals a separator would
         // lead to the block that ends before it. No entry has a trailer between the two.
         let target = Trailer(rawValue: min(Trailer.seek(sequence).rawValue, Trailer.first.rawValue - 1))
@@ -103,11 +138,15 @@ final class Table: Sendable {
         }
     }
 
-    /// False only if the table certainly has no point entry of the key. A filter that cannot be read
+    /// False only if the table certainly has no point entry of a key with this hash. A filter that cannot be read
     /// says nothing, and is reported by `verify`.
-    func mayContain(_ key: UnsafeRawBufferPointer) -> Bool {
+    @inline(__always)
+    func mayContain(_ hash: UInt64) -> Bool {
+        if let own = ownFilter.unmanaged {
+            return own._withUnsafeGuaranteedRef { BloomFilter.mayContain(hash, $0.contents) }
+        }
         guard let filter = filterBlock() else { return true }
-        return filter.withBytes { BloomFilter.mayContain(hashKey(key), $0) }
+        return filter.withBytes { BloomFilter.mayContain(hash, $0) }
     }
 
     /// About how many bytes of the file lie before the key.
@@ -139,8 +178,16 @@ final class Table: Sendable {
     /// The block of a checked handle, from the cache or from storage.
     func block(_ handle: BlockHandle, _ kind: Block.Kind, fillCache: Bool) throws(EngineError) -> Block {
         if let cached = try cached(handle, kind, touch: fillCache) { return cached }
-        let block = try BlockDecoder.read(handle, kind: kind, from: file)
+        let block = try readBlock(handle, kind)
         return fillCache ? store(block, handle) : block
+    }
+
+    /// Reads a block from storage, past the cache.
+    func readBlock(_ handle: BlockHandle, _ kind: Block.Kind) throws(EngineError) -> Block {
+        let expected = isRaw.load(ordering: .relaxed)
+        let (block, compression) = try BlockDecoder.read(handle, kind: kind, expectsRaw: expected, from: file)
+        if (compression == .none) != expected { isRaw.store(compression == .none, ordering: .relaxed) }
+        return block
     }
 
     func cached(_ handle: BlockHandle, _ kind: Block.Kind, touch: Bool) throws(EngineError) -> Block? {
@@ -195,26 +242,30 @@ final class Table: Sendable {
         )
     }
 
-    /// nil: none, damaged, or too large to be kept, when reading it each time would cost more than it saves.
+    /// A filter that is not held by the table. nil: none, damaged, or too large to be kept, when reading it each time
+    /// would cost more than it saves.
+    @inline(never)
     private func filterBlock() -> Block? {
         let handle = footer.filter
         guard !handle.isNone, !filterIsDamaged.load(ordering: .relaxed) else { return nil }
         do throws(EngineError) {
-            guard let cache else { return try ownFilterBlock() }
+            guard let cache else {
+                let filter = try readFilter()
+                _ = ownFilter.set(filter)
+                return filter
+            }
             guard handle.storedBytes + Block.overheadBytes <= cache.maximumCharge else { return nil }
             if let filter = try cached(handle, .raw, touch: true) { return filter }
-            return store(try readFilter(), handle)
+            let filter = try readFilter()
+            guard let pinned = cache.pin(filter, file: number, offset: handle.offset, isTopLevel: isTopLevel) else {
+                return store(filter, handle)
+            }
+            if !ownFilter.set(pinned) { cache.unpin(file: number, offset: handle.offset) }
+            return pinned
         } catch {
             if case .corruption = error { filterIsDamaged.store(true, ordering: .relaxed) }
             return nil
         }
-    }
-
-    private func ownFilterBlock() throws(EngineError) -> Block {
-        if let filter = ownFilter.withLock({ $0 }) { return filter }
-        let filter = try readFilter()
-        ownFilter.withLock { $0 = filter }
-        return filter
     }
 
     /// Reads the filter from storage and checks it.
@@ -225,4 +276,21 @@ final class Table: Sendable {
         }
         return block
     }
+}
+
+/// Counts open tables: each one holds it from when it is opened until it is closed.
+final class OpenTableCount: Sendable {
+    private let counter: OpenTableCounter
+
+    init(_ counter: OpenTableCounter) {
+        self.counter = counter
+        counter.count.wrappingAdd(1, ordering: .relaxed)
+    }
+
+    deinit { counter.count.wrappingSubtract(1, ordering: .relaxed) }
+}
+
+/// How many tables are open. Thread-safe.
+final class OpenTableCounter: Sendable {
+    let count = Atomic<Int>(0)
 }

@@ -1,15 +1,19 @@
 import Synchronization
 
-/// Opens tables on demand and keeps the most recently used ones open. Thread-safe.
+/// Opens tables on demand and keeps them open. Thread-safe.
 ///
-/// At most `capacity` tables are held; one that is evicted stays open until its last reader lets go.
-/// Files are opened outside of the locks: when two threads open the same table at once, one of the
-/// two objects is dropped.
+/// At most `capacity` tables are held. The first ones stay with the metadata of their files for as long as that is in use,
+/// where a reader finds them without a lock; when they are three quarters of the capacity, all others share the rest, and
+/// the most recently used ones of those stay open. One that is evicted stays open until its last reader lets go. Files are
+/// opened outside of the locks: when two threads open the same table at once, one of the two objects is dropped.
 final class TableCache: Sendable {
     private let storage: any Storage
     private let layout: StoreLayout
     let blockCache: BlockCache
     private let shards: [Shard]
+    /// Tables that stay with their metadata, and how many may.
+    private let residents = OpenTableCounter()
+    private let mostResidents: Int
 
     private static let shardCount = 16
 
@@ -17,13 +21,25 @@ final class TableCache: Sendable {
         self.storage = storage
         self.layout = layout
         self.blockCache = blockCache
-        let count = max(1, min(Self.shardCount, capacity))
-        shards = (0..<count).map { _ in Shard(capacity: max(1, capacity / count)) }
+        mostResidents = capacity / 4 * 3
+        let rest = capacity - mostResidents
+        let count = max(1, min(Self.shardCount, rest))
+        shards = (0..<count).map { _ in Shard(capacity: max(1, rest / count)) }
     }
 
     /// The open table of the file. Throws what opening it throws, and `.corruption` when the file is
     /// not of the size that the manifest says.
-    func table(_ file: FileMetadata) throws(EngineError) -> Table {
+    ///
+    /// - Parameter isTopLevel: whether its filter and index are kept in memory before others' (`BlockCache.pin`); of
+    ///   tables that are opened by this call.
+    @inline(__always)
+    func table(_ file: FileMetadata, isTopLevel: Bool = false) throws(EngineError) -> Table {
+        if let table = file.table.unmanaged { return table.takeUnretainedValue() }
+        return try find(file, isTopLevel)
+    }
+
+    @inline(never)
+    private func find(_ file: FileMetadata, _ isTopLevel: Bool) throws(EngineError) -> Table {
         let shard = shard(file.number)
         if let table = shard.find(file.number) { return table }
         let path = layout.table(file.number)
@@ -36,8 +52,17 @@ final class TableCache: Sendable {
                 found: "\(opened.size) bytes"
             )
         }
-        let table = try Table.open(opened, number: file.number, cache: blockCache)
-        return shard.insert(table)
+        let stays = residents.count.load(ordering: .relaxed) < mostResidents
+        let table = try Table.open(
+            opened,
+            number: file.number,
+            cache: blockCache,
+            isTopLevel: isTopLevel,
+            openCount: stays ? OpenTableCount(residents) : nil
+        )
+        guard stays else { return shard.insert(table) }
+        if file.table.set(table) { return table }
+        return file.table.unmanaged?.takeUnretainedValue() ?? table
     }
 
     /// A table that no version knows yet, opened afresh so that what is checked is what is on storage.
@@ -45,17 +70,20 @@ final class TableCache: Sendable {
     /// - Parameter attempt: the attempt that its name carries; nil when it has its own name.
     func openForVerification(number: UInt64, attempt: UInt64? = nil) throws(EngineError) -> Table {
         try Table.open(
-            try storage.openForReading(layout.table(number, attempt: attempt)), number: number, cache: nil)
+            try storage.openForReading(layout.table(number, attempt: attempt)),
+            number: number,
+            cache: nil
+        )
     }
 
-    /// Forgets the table and its blocks: its file is about to be removed.
+    /// Forgets the table and its blocks: its file, whose metadata is gone, is about to be removed.
     func evict(number: UInt64) {
         shard(number).remove(number)
         blockCache.removeAll(file: number)
     }
 
     /// Tables that are held open.
-    var openCount: Int { shards.reduce(0) { $0 + $1.count } }
+    var openCount: Int { shards.reduce(residents.count.load(ordering: .relaxed)) { $0 + $1.count } }
 
     private func shard(_ number: UInt64) -> Shard { shards[Int(truncatingIfNeeded: number % UInt64(shards.count))] }
 

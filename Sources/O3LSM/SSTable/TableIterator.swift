@@ -104,7 +104,7 @@ final class TableIterator: InternalIterator {
             if let stored {
                 try BlockDecoder.decode(stored, handle, kind: .entries, file: table.file.path)
             } else {
-                try BlockDecoder.read(handle, kind: .entries, from: table.file)
+                try table.readBlock(handle, .entries)
             }
         return fillCache ? table.store(block, handle) : block
     }

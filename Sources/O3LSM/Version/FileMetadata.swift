@@ -1,6 +1,6 @@
 import Synchronization
 
-/// What the manifest knows of one table. Immutable but for the two flags; shared by every version
+/// What the manifest knows of one table. Immutable but for flags and the open table; shared by every version
 /// that holds the table, and the table's file may be removed only when the last of them is gone.
 final class FileMetadata: Sendable {
     /// The file's number in `sst/`, unique in a store for ever.
@@ -24,6 +24,8 @@ final class FileMetadata: Sendable {
     let isBeingCompacted = Atomic<Bool>(false)
     /// Set when an edit has removed the table from the newest version: the file goes when the object does.
     let isObsolete = Atomic<Bool>(false)
+    /// The open table, when it stays open as long as the metadata is in use. Set by the table cache.
+    let table = OnceReference<Table>()
     /// Called once at the end of the object's life if `isObsolete`; removes the file.
     private let reclaim: Mutex<(@Sendable (UInt64) -> Void)?> = Mutex(nil)
 
@@ -52,9 +54,16 @@ final class FileMetadata: Sendable {
     /// The same table as another store has it: its file there lives as long as that store says.
     func copy() -> FileMetadata {
         FileMetadata(
-            number: number, size: size, smallest: smallest, largest: largest, smallestSequence: smallestSequence,
-            largestSequence: largestSequence, entryCount: entryCount, deletionCount: deletionCount,
-            rangeTombstoneCount: rangeTombstoneCount)
+            number: number,
+            size: size,
+            smallest: smallest,
+            largest: largest,
+            smallestSequence: smallestSequence,
+            largestSequence: largestSequence,
+            entryCount: entryCount,
+            deletionCount: deletionCount,
+            rangeTombstoneCount: rangeTombstoneCount
+        )
     }
 
     /// Whether two stores of one origin, where numbers are not used twice, have the same table.

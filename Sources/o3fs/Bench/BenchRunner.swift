@@ -19,12 +19,8 @@ final class BenchRunner {
     ///   - keepsExistingStore: never empty the store; workloads that need a new one are skipped.
     ///   - workers: arguments and number of worker processes; nil for none.
     init(
-        directory: String,
-        options: Options,
-        settings: BenchSettings,
-        keepsExistingStore: Bool,
-        storage: any Storage = POSIXStorage(),
-        workers: (arguments: [String], count: Int)? = nil
+        directory: String, options: Options, settings: BenchSettings, keepsExistingStore: Bool,
+        storage: any Storage = POSIXStorage(), workers: (arguments: [String], count: Int)? = nil
     ) {
         self.storage = storage
         self.workers = workers

@@ -77,14 +77,12 @@ struct BenchCommand: ParsableCommand {
         help: """
             Of the keys: \(KeyDistribution.allCases.map(\.rawValue).joined(separator: ", ")). Workloads that begin with \
             an empty store do without. Default: uniform, and what YCSB says for its workloads.
-            """
-    )
+            """)
     var distribution: KeyDistribution?
 
     @Flag(
         name: dashed("verify"),
-        help: "Values carry their keys and every read is checked. For stores that were written with it."
-    )
+        help: "Values carry their keys and every read is checked. For stores that were written with it.")
     var verify = false
 
     @Flag(name: dashed("sync"), help: "Sync each write.")
@@ -97,8 +95,7 @@ struct BenchCommand: ParsableCommand {
         help: """
             What leaves this process: \(BenchOffload.allCases.map(\.rawValue).joined(separator: ", ")). All but all \
             hold two memtables in memory. Default: whatever the other options say, without workers.
-            """
-    )
+            """)
     var offload: BenchOffload?
 
     @Option(help: "Worker processes, with --offload or --read-delegation.")

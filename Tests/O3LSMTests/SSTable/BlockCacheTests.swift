@@ -85,6 +85,85 @@ import Testing
         #expect(survivors > 270)
     }
 
+    /// What is pinned outlives a stream of ten times the budget, until it is let go; a part of the budget can be pinned.
+    @Test func pinnedBlocksStay() throws {
+        let capacity = 4 << 20
+        let cache = BlockCache(capacity: capacity)
+        func pin(_ file: UInt64, _ count: Int, isTopLevel: Bool) throws -> Int {
+            var pinned = 0
+            for offset in 0..<UInt64(count) {
+                if cache.pin(try block(file, offset), file: file, offset: offset, isTopLevel: isTopLevel) != nil { pinned += 1 }
+            }
+            return pinned
+        }
+        func stream(_ file: UInt64) throws {
+            for offset in 0..<UInt64(10_000) { _ = cache.insert(try block(file, offset), file: file, offset: offset) }
+        }
+        let charge = 4096 + Block.overheadBytes
+        let others = try pin(1, 1000, isTopLevel: false)
+        #expect(others == capacity / 4 / charge)
+        let top = try pin(2, 1000, isTopLevel: true)
+        #expect(top + others == capacity / 2 / charge)
+        #expect(try pin(3, 10, isTopLevel: false) == 0)
+        #expect(cache.statistics.pinnedBytes == (top + others) * charge)
+        try stream(4)
+        #expect(cache.statistics.usedBytes <= capacity)
+        for (file, count) in [(UInt64(1), others), (2, top)] {
+            for offset in 0..<UInt64(count) { #expect(isRight(try #require(cache.lookup(file: file, offset: offset)), file, offset)) }
+        }
+        // Pinned twice, let go once.
+        #expect(cache.pin(try block(1, 0), file: 1, offset: 0, isTopLevel: false) != nil)
+        for offset in 0..<UInt64(others) { cache.unpin(file: 1, offset: offset) }
+        cache.removeAll(file: 2)
+        #expect(cache.statistics.pinnedBytes == charge)
+        try stream(5)
+        #expect(cache.lookup(file: 1, offset: 0) != nil)
+        for offset in 1..<UInt64(others) { #expect(cache.lookup(file: 1, offset: offset) == nil) }
+        for offset in 0..<UInt64(top) { #expect(cache.lookup(file: 2, offset: offset) == nil) }
+        cache.unpin(file: 1, offset: 0)
+        // Nobody has pinned these any more.
+        cache.unpin(file: 1, offset: 0)
+        cache.unpin(file: 2, offset: 0)
+        #expect(cache.statistics.pinnedBytes == 0)
+    }
+
+    /// Pins and their ends, insertions, look-ups and removals at random: what is pinned is there, and the budget holds.
+    @Test func pinsAtRandom() throws {
+        let seed = UInt64.random(in: 0 ... .max)
+        print("seed \(seed)")
+        var generator = SeededRandom(seed)
+        let capacity = 1 << 20
+        let cache = BlockCache(capacity: capacity)
+        var pins: [UInt64: [UInt64: Int]] = [:]
+        for _ in 0..<30_000 {
+            let file = UInt64.random(in: 0..<4, using: &generator)
+            let offset = UInt64.random(in: 0..<200, using: &generator)
+            let size = 1000 + Int(offset) * 37
+            switch Int.random(in: 0..<100, using: &generator) {
+            case 0:
+                cache.removeAll(file: file)
+                pins[file] = nil
+            case 1..<30:
+                if cache.pin(try block(file, offset, bytes: size), file: file, offset: offset, isTopLevel: offset < 100) != nil {
+                    pins[file, default: [:]][offset, default: 0] += 1
+                }
+            case 30..<55:
+                guard let count = pins[file]?[offset] else { continue }
+                cache.unpin(file: file, offset: offset)
+                pins[file]?[offset] = count == 1 ? nil : count - 1
+            case 55..<80: _ = cache.lookup(file: file, offset: offset)
+            default: _ = cache.insert(try block(file, offset, bytes: size), file: file, offset: offset)
+            }
+            if let pinned = pins[file]?.randomElement(using: &generator)?.key {
+                #expect(isRight(try #require(cache.lookup(file: file, offset: pinned)), file, pinned))
+            }
+            let statistics = cache.statistics
+            #expect(statistics.usedBytes <= capacity && statistics.pinnedBytes <= capacity / 2)
+        }
+        let bytes = pins.values.joined().reduce(0) { $0 + 1000 + Int($1.key) * 37 + Block.overheadBytes }
+        #expect(cache.statistics.pinnedBytes == bytes)
+    }
+
     /// What leaves and comes back soon stays.
     @Test func returningBlocksEnterTheMainQueue() throws {
         let cache = BlockCache(capacity: 1 << 20)

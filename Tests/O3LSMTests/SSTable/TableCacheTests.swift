@@ -53,24 +53,50 @@ import Testing
         }
         #expect(store.storage.calls(.open) == 60)
         #expect(cache.openCount == 60)
-        let small = store.cache(capacity: 16)
-        for file in store.files { _ = try small.table(file) }
-        #expect(small.openCount <= 16)
+        let other = try Store(tables: 60)
+        let small = other.cache(capacity: 16)
+        for _ in 0..<3 { for file in other.files { _ = try small.table(file) } }
+        #expect(small.openCount == 16)
     }
 
-    @Test func evictedTablesCloseWhenLetGo() throws {
-        let store = try Store(tables: 2)
+    /// Those that stay with their metadata close with it; others when they are evicted and nobody reads them.
+    @Test func tablesCloseWhenLetGo() throws {
+        var store = try Store(tables: 60)
         let cache = store.cache(capacity: 16)
-        weak var weakTable: Table?
+        for file in store.files { _ = try cache.table(file) }
+        weak var resident: Table?
+        weak var evicted: Table?
         do {
-            let table = try cache.table(store.files[0])
-            weakTable = table
-            cache.evict(number: 1)
+            let (first, last) = (try cache.table(store.files[0]), try cache.table(store.files[59]))
+            (resident, evicted) = (first, last)
+            #expect(store.files[0].table.unmanaged != nil && store.files[59].table.unmanaged == nil)
+            cache.evict(number: 60)
             cache.evict(number: 77)
-            #expect(try table.newest([1, 1])?.value == [1])
+            store.files.remove(at: 59)
+            store.files.remove(at: 0)
+            #expect(try first.newest([1, 1])?.value == [1])
+            #expect(try last.newest([60, 1])?.value == [60])
         }
-        #expect(weakTable == nil)
+        #expect(resident == nil && evicted == nil)
+        #expect(cache.openCount == 14)
+        #expect(cache.blockCache.statistics.pinnedBytes > 0)
+        store.files = []
+        for number in 1...60 { cache.evict(number: UInt64(number)) }
         #expect(cache.openCount == 0)
+        #expect(cache.blockCache.statistics.pinnedBytes == 0)
+    }
+
+    /// A look-up finds filter and index of an open table without asking the cache, and looks for a data block only.
+    @Test func filterAndIndexArePinned() throws {
+        let store = try Store(tables: 1)
+        let cache = store.cache(capacity: 16)
+        let table = try cache.table(store.files[0])
+        _ = try table.newest([1, 1])
+        let before = cache.blockCache.statistics
+        #expect(before.pinnedBytes > 0)
+        for low in 0..<UInt8(100) { #expect(try table.newest([1, low]) != nil) }
+        let after = cache.blockCache.statistics
+        #expect(after.hits == before.hits + 100 && after.misses == before.misses)
     }
 
     @Test func faultsSurfaceAsTypedErrors() throws {

@@ -92,7 +92,9 @@ extension TableBuilder {
 extension Table {
     /// The lookup's answer as an entry.
     func newest(_ key: [UInt8], _ sequence: SequenceNumber = maximumSequenceNumber) throws(EngineError) -> TableEntry? {
-        switch try key.withEngineBytes({ (bytes) throws(EngineError) in try lookup(bytes, sequence) }) {
+        switch try key.withEngineBytes({ (bytes) throws(EngineError) in
+            try lookup(bytes, hash: hashKey(bytes), sequence)
+        }) {
         case .put(let value, let sequence):
             return TableEntry(key: key, trailer: Trailer(sequence: sequence, kind: .put), value: value.copy())
         case .deleted(let sequence):

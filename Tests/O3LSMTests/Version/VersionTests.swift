@@ -60,10 +60,9 @@ import Testing
         for run in runs {
             for (left, right) in zip(run, run.dropFirst()) { #expect(!left.overlaps(right.smallest.userKey, nil)) }
         }
-        let depth =
-            version.levels[0].map { file in
-                version.levels[0].count { $0.overlaps(file.smallest.userKey, file.smallest.userKey) }
-            }.max() ?? 0
+        let depth = version.levels[0].map { file in
+            version.levels[0].count { $0.overlaps(file.smallest.userKey, file.smallest.userKey) }
+        }.max() ?? 0
         #expect(runs.count == depth)
     }
 

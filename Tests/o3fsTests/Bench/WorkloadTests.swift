@@ -11,8 +11,7 @@ struct WorkloadTests {
 
     /// Runs workloads one after the other on a new store.
     private func run(
-        _ workloads: [Workload],
-        _ change: (inout BenchSettings) -> Void = { _ in }
+        _ workloads: [Workload], _ change: (inout BenchSettings) -> Void = { _ in }
     ) throws -> [Workload: BenchResult] {
         let directory = try TemporaryDirectory("workloads")
         defer { withExtendedLifetime(directory) {} }
@@ -22,11 +21,7 @@ struct WorkloadTests {
         var settings = BenchSettings(num: Self.num, reads: 1000, threads: Self.threads, verify: true)
         change(&settings)
         let runner = BenchRunner(
-            directory: directory.path + "/store",
-            options: options,
-            settings: settings,
-            keepsExistingStore: false
-        )
+            directory: directory.path + "/store", options: options, settings: settings, keepsExistingStore: false)
         try BenchDirectory.claim(directory.path + "/store")
         var results: [Workload: BenchResult] = [:]
         for workload in workloads { results[workload] = try runner.run(workload) }
@@ -129,18 +124,11 @@ struct WorkloadTests {
         options.memtableSize = 1 << 20
         try BenchDirectory.claim(path)
         let plain = BenchRunner(
-            directory: path,
-            options: options,
-            settings: BenchSettings(num: 100),
-            keepsExistingStore: false
-        )
+            directory: path, options: options, settings: BenchSettings(num: 100), keepsExistingStore: false)
         _ = try plain.run(.fillseq)
         try plain.close()
         let checking = BenchRunner(
-            directory: path,
-            options: options,
-            settings: BenchSettings(num: 100, verify: true),
-            keepsExistingStore: true
+            directory: path, options: options, settings: BenchSettings(num: 100, verify: true), keepsExistingStore: true
         )
         for workload in [Workload.readrandom, .multireadrandom, .readseq, .readwhilewriting] {
             #expect(throws: EngineError.self) { try checking.run(workload) }
