@@ -26,7 +26,7 @@ struct CompactionDescriptor: Sendable {
     var tombstoneSources: [FileMetadata] = []
 
     static let maximumOutputs = 1 << 16
-    private static let formatVersion: UInt8 = 2
+    private static let formatVersion: UInt8 = 3
     private static let maximumKeyBytes = 16_384
 
     func encode() -> [UInt8] {

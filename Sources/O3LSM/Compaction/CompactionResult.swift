@@ -18,7 +18,7 @@ struct CompactionResult: Sendable {
 
     var entriesDropped: UInt64 { shadowedEntries &+ coveredEntries &+ droppedDeletes }
 
-    private static let formatVersion: UInt8 = 1
+    private static let formatVersion: UInt8 = 2
     private static let counters: [WritableKeyPath<CompactionResult, UInt64> & Sendable] = [
         \.entriesIn, \.entriesOut, \.shadowedEntries, \.coveredEntries, \.droppedDeletes, \.rangeTombstonesIn,
         \.rangeTombstonesOut, \.bytesRead, \.bytesWritten,

@@ -13,6 +13,7 @@ final class TableBuilder {
     @exclusivity(unchecked) private var block: BlockBuilder
     @exclusivity(unchecked) private var index: IndexBuilder
     @exclusivity(unchecked) private var properties = TableProperties()
+    @exclusivity(unchecked) private var deletions = DeletionWindow()
     @exclusivity(unchecked) private var offset: UInt64 = 0
 
     /// The last entry's key; its block's handle once the block is written and not yet in the index.
@@ -104,6 +105,7 @@ final class TableBuilder {
             try writeBlock(contents, compress: true)
         }
         setBounds()
+        properties.densestDeletions = deletions.most
         footer.properties = try writeBlock(properties.encode(), compress: false)
         try appendRaw(footer.encode())
         try file.sync()
@@ -153,6 +155,7 @@ final class TableBuilder {
     private func count(_ keyBytes: Int, _ sequence: SequenceNumber, _ kind: EntryKind, _ valueBytes: Int) {
         properties.entryCount += 1
         if kind == .delete { properties.deletionCount += 1 }
+        deletions.add(isDelete: kind == .delete)
         properties.rawKeyBytes += UInt64(keyBytes)
         properties.rawValueBytes += UInt64(valueBytes)
         widen(sequence)

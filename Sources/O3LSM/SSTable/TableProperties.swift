@@ -17,6 +17,8 @@ struct TableProperties: Equatable, Sendable {
     var dataEnd: UInt64 = 0
     /// Distinct user keys in the filter.
     var filterKeyCount: UInt64 = 0
+    /// The most deletes among `DeletionWindow.length` consecutive entries; nil: the table's writer did not count them.
+    var densestDeletions: UInt64?
     /// What the builder was told; a block says of itself how it is stored.
     var compression = Compression.none
 
@@ -31,7 +33,8 @@ struct TableProperties: Equatable, Sendable {
             largestSequence: largestSequence,
             entryCount: entryCount,
             deletionCount: deletionCount,
-            rangeTombstoneCount: rangeTombstoneCount
+            rangeTombstoneCount: rangeTombstoneCount,
+            densestDeletions: densestDeletions ?? 0
         )
     }
 }
@@ -54,6 +57,10 @@ extension TableProperties {
         case dataEnd = 11
         case filterKeyCount = 12
         case compression = 13
+        case densestDeletions = 14
+
+        /// Tables of older writers lack it.
+        var isOptional: Bool { self == .densestDeletions }
     }
 
     private static let numbers: [(Tag, WritableKeyPath<TableProperties, UInt64> & Sendable)] = [
@@ -69,11 +76,13 @@ extension TableProperties {
             writer.appendVarint(tag.rawValue)
             writer.append(prefixed: bytes)
         }
-        for (tag, path) in Self.numbers {
-            var number = ByteWriter(capacity: 10)
-            number.appendVarint(self[keyPath: path])
-            field(tag, number.bytes)
+        func field(_ tag: Tag, _ number: UInt64) {
+            var bytes = ByteWriter(capacity: 10)
+            bytes.appendVarint(number)
+            field(tag, bytes.bytes)
         }
+        for (tag, path) in Self.numbers { field(tag, self[keyPath: path]) }
+        if let densestDeletions { field(.densestDeletions, densestDeletions) }
         for (tag, key) in [(Tag.smallest, smallest), (Tag.largest, largest)] {
             var bytes = ByteWriter(capacity: key.userKey.count + 8)
             bytes.append(raw: key.userKey)
@@ -84,7 +93,7 @@ extension TableProperties {
         return writer.bytes
     }
 
-    /// Throws `.corruption` for what is malformed, and for a field that every table has and this one lacks.
+    /// Throws `.corruption` for what is malformed or cannot be, and for a field that every table has and this one lacks.
     static func decode(
         _ bytes: UnsafeRawBufferPointer,
         file: String,
@@ -95,7 +104,7 @@ extension TableProperties {
         }
         var reader = ByteReader(bytes)
         var result = TableProperties()
-        var missing = Set(Tag.allCases)
+        var missing = Set(Tag.allCases.filter { !$0.isOptional })
         while reader.remaining > 0 {
             guard let rawTag = reader.readVarint(), let value = reader.readPrefixed() else {
                 throw corrupt("a property", "\(reader.remaining) bytes that make none")
@@ -106,6 +115,10 @@ extension TableProperties {
         }
         guard missing.isEmpty else {
             throw corrupt("all properties", "none of \(missing.map { "\($0)" }.sorted().joined(separator: ", "))")
+        }
+        let mostDeletions = min(result.deletionCount, UInt64(DeletionWindow.length))
+        if let densest = result.densestDeletions, densest > mostDeletions {
+            throw corrupt("at most \(mostDeletions) deletes in a window", "\(densest)")
         }
         return result
     }
@@ -124,7 +137,12 @@ extension TableProperties {
                 guard let number = reader.readVarint(), reader.remaining == 0 else { return nil }
                 return number
             }
-            guard let number, let path = Self.numbers.first(where: { $0.0 == tag })?.1 else { return false }
+            guard let number else { return false }
+            if tag == .densestDeletions {
+                densestDeletions = number
+                return true
+            }
+            guard let path = Self.numbers.first(where: { $0.0 == tag })?.1 else { return false }
             self[keyPath: path] = number
         }
         return true

@@ -119,6 +119,7 @@ private struct VerifyingIndex {
 /// Counts what a table holds, to be held against what it says of itself.
 private struct TableCount {
     private var found = TableProperties()
+    private var deletions = DeletionWindow()
     private(set) var lastKey = InternalKey(userKey: [], trailer: .first)
     /// The separator of the block before: entries come after it.
     private var floor: InternalKey?
@@ -163,6 +164,7 @@ private struct TableCount {
         lastKey = key
         found.entryCount += 1
         if kind == .delete { found.deletionCount += 1 }
+        deletions.add(isDelete: kind == .delete)
         found.rawKeyBytes += UInt64(userKey.count)
         found.rawValueBytes += UInt64(valueBytes)
         widen(trailer.sequence)
@@ -178,6 +180,7 @@ private struct TableCount {
         var largest = largest
         if found.entryCount > 0 { largest = largest.map { max($0, lastKey) } ?? lastKey }
         if let largest { found.largest = largest }
+        if stated.densestDeletions != nil { found.densestDeletions = deletions.most }
         guard found != stated else { return nil }
         if found.entryCount != stated.entryCount {
             return ("\(stated.entryCount) entries", "\(found.entryCount)")

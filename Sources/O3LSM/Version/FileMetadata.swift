@@ -19,6 +19,8 @@ final class FileMetadata: Sendable {
     /// Point deletes among them.
     let deletionCount: UInt64
     let rangeTombstoneCount: UInt64
+    /// The most point deletes among `DeletionWindow.length` consecutive entries; 0 also when that is not known.
+    let densestDeletions: UInt64
 
     /// Set while a compaction job has the table among its inputs. Guarded by the version set's lock.
     let isBeingCompacted = Atomic<Bool>(false)
@@ -38,7 +40,8 @@ final class FileMetadata: Sendable {
         largestSequence: SequenceNumber,
         entryCount: UInt64,
         deletionCount: UInt64,
-        rangeTombstoneCount: UInt64
+        rangeTombstoneCount: UInt64,
+        densestDeletions: UInt64 = 0
     ) {
         self.number = number
         self.size = size
@@ -49,6 +52,7 @@ final class FileMetadata: Sendable {
         self.entryCount = entryCount
         self.deletionCount = deletionCount
         self.rangeTombstoneCount = rangeTombstoneCount
+        self.densestDeletions = densestDeletions
     }
 
     /// The same table as another store has it: its file there lives as long as that store says.
@@ -62,7 +66,8 @@ final class FileMetadata: Sendable {
             largestSequence: largestSequence,
             entryCount: entryCount,
             deletionCount: deletionCount,
-            rangeTombstoneCount: rangeTombstoneCount
+            rangeTombstoneCount: rangeTombstoneCount,
+            densestDeletions: densestDeletions
         )
     }
 

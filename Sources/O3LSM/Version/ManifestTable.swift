@@ -1,11 +1,12 @@
-/// How the manifest writes a table down.
+/// How the manifest and jobs write a table down.
 ///
 /// ```
 /// varints: number, size, smallest sequence, largest sequence, entries, deletions, range tombstones
 /// smallest key, largest key: varint length, user key, u64 trailer
+/// varint: most deletions in a window, with `hasDensity` only
 /// ```
 extension FileMetadata {
-    func encode(into writer: inout ByteWriter) {
+    func encode(into writer: inout ByteWriter, hasDensity: Bool = true) {
         for number in [
             number, size, smallestSequence, largestSequence, entryCount, deletionCount, rangeTombstoneCount,
         ] { writer.appendVarint(number) }
@@ -13,15 +14,16 @@ extension FileMetadata {
             writer.append(prefixed: key.userKey)
             writer.append(key.trailer.rawValue)
         }
+        if hasDensity { writer.appendVarint(densestDeletions) }
     }
 
     /// nil when the bytes, which are not trusted, do not describe a table.
-    static func decode(_ reader: inout ByteReader) -> FileMetadata? {
+    static func decode(_ reader: inout ByteReader, hasDensity: Bool = true) -> FileMetadata? {
         guard let number = reader.readVarint(), let size = reader.readVarint(),
             let smallestSequence = reader.readVarint(), let largestSequence = reader.readVarint(),
             let entryCount = reader.readVarint(), let deletionCount = reader.readVarint(),
             let rangeTombstoneCount = reader.readVarint(), let smallest = readKey(&reader),
-            let largest = readKey(&reader)
+            let largest = readKey(&reader), let densest = hasDensity ? reader.readVarint() : 0
         else { return nil }
         let file = FileMetadata(
             number: number,
@@ -32,7 +34,8 @@ extension FileMetadata {
             largestSequence: largestSequence,
             entryCount: entryCount,
             deletionCount: deletionCount,
-            rangeTombstoneCount: rangeTombstoneCount
+            rangeTombstoneCount: rangeTombstoneCount,
+            densestDeletions: densest
         )
         return file.isSane ? file : nil
     }
@@ -41,6 +44,7 @@ extension FileMetadata {
     var isSane: Bool {
         number > 0 && smallestSequence <= largestSequence && largestSequence <= maximumSequenceNumber
             && deletionCount <= entryCount && smallest <= largest
+            && densestDeletions <= min(deletionCount, UInt64(DeletionWindow.length))
             // An exclusive end at its own beginning: no key at all.
             && !(smallest.userKey == largest.userKey && largest.trailer == .first)
     }

@@ -20,6 +20,7 @@ struct VersionEdit {
         case flushedSequence = 3
         case nextFileNumber = 4
         case lastSequence = 5
+        case addedFileWithDensity = 6
     }
 
     func encode() -> [UInt8] {
@@ -30,9 +31,10 @@ struct VersionEdit {
             writer.appendVarint(number)
         }
         for (level, file) in addedFiles {
-            writer.append(Tag.addedFile.rawValue)
+            let hasDensity = file.densestDeletions > 0
+            writer.append((hasDensity ? Tag.addedFileWithDensity : .addedFile).rawValue)
             writer.appendVarint(UInt64(level))
-            file.encode(into: &writer)
+            file.encode(into: &writer, hasDensity: hasDensity)
         }
         if let flushedSequence {
             writer.append(Tag.flushedSequence.rawValue)
@@ -62,9 +64,9 @@ struct VersionEdit {
                 throw corrupt("a field of a version edit", "an unknown tag")
             }
             switch tag {
-            case .addedFile:
+            case .addedFile, .addedFileWithDensity:
                 guard let level = reader.readVarint(), level < UInt64(Version.levelCount),
-                    let metadata = FileMetadata.decode(&reader)
+                    let metadata = FileMetadata.decode(&reader, hasDensity: tag == .addedFileWithDensity)
                 else { throw corrupt("a table's description", "other bytes") }
                 edit.addedFiles.append((Int(level), metadata))
             case .deletedFile:

@@ -8,7 +8,7 @@ import Testing
             [(0, 4), (6, 300)],
             to: [
                 (0, .table(9, "a", "k", sequences: 5...900)), (3, .table(1 << 40, "", "z", exclusiveEnd: true)),
-                (6, .table(2, String(repeating: "x", count: 16384), String(repeating: "x", count: 16384))),
+                (2, .table(7, "l", "m", densestDeletions: 2)), (6, .table(2, String(repeating: "x", count: 16384), String(repeating: "x", count: 16384))),
             ]
         )
         edit.flushedSequence = maximumSequenceNumber
@@ -21,6 +21,19 @@ import Testing
         for edit in [VersionEdit(), .adding([], flushed: 7), example()] {
             #expect(try VersionEdit.decoding(edit.encode()).description == edit.description)
         }
+    }
+
+    /// Tables whose deletes lie in no one place are written as they have always been.
+    @Test func tablesWithoutDensityKeepTheirForm() throws {
+        let plain = VersionEdit.adding([(1, .table(5, "abc", "def"))], flushed: 9).encode()
+        #expect(plain.first == 1)
+        #expect(try VersionEdit.decoding(plain).addedFiles[0].file.densestDeletions == 0)
+        let dense = VersionEdit.adding([(1, .table(5, "abc", "def", densestDeletions: 1))], flushed: 9).encode()
+        #expect(dense.first == 6 && dense.count == plain.count + 1)
+        #expect(try VersionEdit.decoding(dense).addedFiles[0].file.densestDeletions == 1)
+        // Two of its ten entries are deletes.
+        let forged = VersionEdit.adding([(1, .table(5, "abc", "def", densestDeletions: 3))], flushed: 9).encode()
+        #expect(throws: EngineError.self) { try VersionEdit.decoding(forged) }
     }
 
     @Test func everyTruncationIsShorterOrCorruption() throws {
@@ -39,7 +52,7 @@ import Testing
         var tooLarge = ByteWriter()
         tooLarge.append(UInt8(3))
         tooLarge.appendVarint(maximumSequenceNumber + 1)
-        for bytes: [UInt8] in [[0], [6], [255], [2, 7, 1], [1, 7], [3], [4, 0x80], tooLarge.bytes] {
+        for bytes: [UInt8] in [[0], [7], [255], [2, 7, 1], [1, 7], [6, 1], [3], [4, 0x80], tooLarge.bytes] {
             #expect(throws: EngineError.self, "\(bytes)") { try VersionEdit.decoding(bytes) }
         }
     }

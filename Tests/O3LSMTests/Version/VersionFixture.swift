@@ -7,7 +7,8 @@ extension FileMetadata {
         _ smallest: String,
         _ largest: String,
         sequences: ClosedRange<UInt64> = 1...1,
-        exclusiveEnd: Bool = false
+        exclusiveEnd: Bool = false,
+        densestDeletions: UInt64 = 0
     ) -> FileMetadata {
         FileMetadata(
             number: number,
@@ -24,14 +25,15 @@ extension FileMetadata {
             largestSequence: sequences.upperBound,
             entryCount: 10,
             deletionCount: 2,
-            rangeTombstoneCount: exclusiveEnd ? 1 : 0
+            rangeTombstoneCount: exclusiveEnd ? 1 : 0,
+            densestDeletions: densestDeletions
         )
     }
 
     /// Everything the manifest holds of the table.
     var description: String {
         "\(number) \(size) \(smallest) \(largest) \(smallestSequence) \(largestSequence) \(entryCount) \(deletionCount)"
-            + " \(rangeTombstoneCount)"
+            + " \(rangeTombstoneCount) \(densestDeletions)"
     }
 }
 
