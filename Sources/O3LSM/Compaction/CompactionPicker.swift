@@ -12,16 +12,20 @@ struct CompactionPicker {
     let spaceBytes: UInt64?
     /// The disk is nearly full: any table with tombstones is worth a compaction.
     let isSpaceScarce: Bool
+    /// The oldest sequence that a snapshot holds; the greatest possible one when there is no snapshot.
+    let oldestSnapshot: SequenceNumber
     private let busyNumbers: Set<UInt64>
 
     /// - Parameters:
     ///   - levels: as in a version: L0 newest first, the others sorted and disjoint.
     ///   - inFlight: compactions that have been picked and are not yet part of `levels`.
     ///   - spaceBytes: free bytes of a disk that has little room; nil when it has enough.
+    ///   - oldestSnapshot: the oldest sequence that a snapshot holds; nil when there is no snapshot.
     init(
         levels: [[FileMetadata]], options: Options, inFlight: [Compaction] = [], spaceBytes: UInt64? = nil,
-        isSpaceScarce: Bool = false
+        isSpaceScarce: Bool = false, oldestSnapshot: SequenceNumber? = nil
     ) {
+        self.oldestSnapshot = oldestSnapshot ?? maximumSequenceNumber
         self.isSpaceScarce = isSpaceScarce
         self.levels = levels
         self.options = options
@@ -109,24 +113,6 @@ struct CompactionPicker {
     private static func benefit(_ file: FileMetadata) -> Double {
         let deleted = Double(file.deletionCount) / Double(max(1, file.entryCount))
         return Double(max(1, file.size)) * (1 + 2 * deleted + (file.rangeTombstoneCount > 0 ? 1 : 0))
-    }
-
-    /// When no level is too large: tables of little but tombstones, so that what they delete gives its
-    /// space back without waiting for writes that push them down. On a full disk, any with tombstones.
-    private func pickTombstones() -> Compaction? {
-        func isWanted(_ file: FileMetadata) -> Bool {
-            // A range tombstone hides an unknown number of entries: count it as many.
-            let tombstones = file.deletionCount + 64 * file.rangeTombstoneCount
-            return isSpaceScarce ? tombstones > 0 : tombstones > 0 && tombstones * 2 >= file.entryCount
-        }
-        for level in (1..<lastLevel).reversed() {
-            if let found = pickLevel(level, reason: .tombstones, where: isWanted) { return found }
-        }
-        let columns = Level0Columns(levels[0])
-        for index in levels[0].indices.reversed() where !isBusy(levels[0][index]) && isWanted(levels[0][index]) {
-            if let found = assembleLevel0(.tombstones, columns, seed: [index]) { return found }
-        }
-        return nil
     }
 
     // MARK: - Assembly

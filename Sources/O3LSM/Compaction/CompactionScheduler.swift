@@ -54,6 +54,8 @@ final class CompactionScheduler {
     private var depthOf: (version: ObjectIdentifier, depth: Int)?
     /// Tables with range tombstones that were there at the last search for covered tables.
     private var searchedTables = Set<UInt64>()
+    /// Sequences that snapshots held then.
+    private var searchedSnapshots: [SequenceNumber] = []
     private var space = StorageSpace.ample
 
     /// Tables to be written again without what range tombstones hide, the one with most of it last.
@@ -148,7 +150,8 @@ final class CompactionScheduler {
     private func picker() -> CompactionPicker {
         CompactionPicker(
             levels: context.versions.current.levels, options: context.options,
-            inFlight: running.map(\.compaction), spaceBytes: space.freeBytes, isSpaceScarce: space.isScarce)
+            inFlight: running.map(\.compaction), spaceBytes: space.freeBytes, isSpaceScarce: space.isScarce,
+            oldestSnapshot: context.snapshots.sequences.first)
     }
 
     private func pick() -> Compaction? {
@@ -244,19 +247,21 @@ final class CompactionScheduler {
             Running(compaction: compaction, parts: parts, failure: nil, startedAt: monotonicNanoseconds()))
     }
 
-    /// Takes out tables that range tombstones hide whole, once for each table of tombstones that comes.
+    /// Takes out tables that range tombstones hide whole, once for each table of tombstones that comes, and for each
+    /// snapshot that goes.
     private func dropCoveredTables() throws(EngineError) -> Bool {
         let version = context.versions.current
         let sources = Set(version.levels.joined().lazy.filter { $0.rangeTombstoneCount > 0 }.map(\.number))
-        // A snapshot that stood in the way may have gone: on a full disk that is worth another look.
-        guard !sources.isSubset(of: searchedTables) || (space.isScarce && !sources.isEmpty),
+        let snapshots = context.snapshots.sequences
+        let isOneReleased = !Set(searchedSnapshots).isSubset(of: snapshots)
+        searchedSnapshots = snapshots
+        guard !sources.isSubset(of: searchedTables) || ((isOneReleased || space.isScarce) && !sources.isEmpty),
             !context.options.disableAutomaticCompaction
         else { return false }
         searchedTables = sources
         let covered: CoveredTables
         do throws(EngineError) {
-            covered = try CoveredTables(
-                version: version, snapshots: context.snapshots.sequences, tables: context.tables)
+            covered = try CoveredTables(version: version, snapshots: snapshots, tables: context.tables)
         } catch {
             // A damaged table hides nothing for certain; whoever reads it reports it.
             return false
@@ -409,7 +414,7 @@ final class CompactionScheduler {
     private func verify(_ file: FileMetadata, _ attempt: UInt64?) throws(EngineError) {
         let table = try context.tables.openForVerification(number: file.number, attempt: attempt)
         guard table.properties.entryCount == file.entryCount, table.properties.smallest == file.smallest,
-            table.properties.largest == file.largest
+            table.properties.largest == file.largest, (table.properties.densestDeletions ?? 0) == file.densestDeletions
         else {
             throw .corruption(
                 file: context.layout.table(file.number, attempt: attempt), offset: 0,

@@ -8,7 +8,9 @@ import Testing
         var simulation = PickerSimulation(seed: seed)
         for _ in 0..<400 {
             switch Int.random(in: 0..<10, using: &simulation.random) {
-            case 0..<3: simulation.flush()
+            case 0..<3:
+                simulation.flush()
+                simulation.moveSnapshot()
             case 3..<7 where simulation.inFlight.count < 5:
                 simulation.spaceBytes = Bool.random(using: &simulation.random) ? 60_000 : nil
                 let limit = simulation.picker.spaceBytes
@@ -24,16 +26,23 @@ import Testing
             }
         }
         simulation.spaceBytes = nil
-        // Left alone, the tree comes to rest in shape.
-        var rounds = 0
-        while rounds < 3000 {
-            rounds += 1
-            if let found = simulation.picker.pick() { try simulation.begin(found) } else if simulation.inFlight.isEmpty {
-                break
+        // Left alone, the tree comes to rest in shape; and again once the snapshot has gone.
+        simulation.oldestSnapshot = simulation.sequence / 2
+        for _ in 0..<2 {
+            var rounds = 0
+            while rounds < 3000 {
+                rounds += 1
+                if let found = simulation.picker.pick() { try simulation.begin(found) } else if simulation.inFlight.isEmpty {
+                    break
+                }
+                if !simulation.inFlight.isEmpty { try simulation.commit(0) }
             }
-            if !simulation.inFlight.isEmpty { try simulation.commit(0) }
+            #expect(rounds < 3000, "compaction does not end, seed \(seed)")
+            for file in simulation.levels[6] where file.deletionCount > 0 {
+                #expect(file.largestSequence > simulation.oldestSnapshot ?? maximumSequenceNumber, "seed \(seed)")
+            }
+            simulation.oldestSnapshot = nil
         }
-        #expect(rounds < 3000, "compaction does not end, seed \(seed)")
         let picker = simulation.picker
         let columns = Level0Columns(simulation.levels[0])
         #expect(columns.maximumDepth < simulation.options.l0CompactionTrigger, "seed \(seed)")
@@ -79,14 +88,14 @@ import Testing
 
     private static func file(
         _ number: UInt64, _ begin: UInt8, _ end: UInt8, sequences: ClosedRange<SequenceNumber> = 1...1,
-        size: UInt64 = 1 << 20, deletions: UInt64 = 0
+        size: UInt64 = 1 << 20, entries: UInt64 = 100, deletions: UInt64 = 0, densest: UInt64 = 0
     ) -> FileMetadata {
         FileMetadata(
             number: number, size: size,
             smallest: InternalKey(userKey: [begin], trailer: Trailer(sequence: sequences.upperBound, kind: .put)),
             largest: InternalKey(userKey: [end], trailer: Trailer(sequence: sequences.lowerBound, kind: .put)),
-            smallestSequence: sequences.lowerBound, largestSequence: sequences.upperBound, entryCount: 100,
-            deletionCount: deletions, rangeTombstoneCount: 0)
+            smallestSequence: sequences.lowerBound, largestSequence: sequences.upperBound, entryCount: entries,
+            deletionCount: deletions, rangeTombstoneCount: 0, densestDeletions: densest)
     }
 
     private static func levels(_ files: [Int: [FileMetadata]]) -> [[FileMetadata]] {
@@ -136,6 +145,36 @@ import Testing
         // With deletes that hide nothing it is worth a rewrite.
         let dirty = Self.levels([0: [Self.file(1, 0, 5, deletions: 1)], 6: [Self.file(2, 6, 9)]])
         #expect(CompactionPicker(levels: dirty, options: options).pick()?.isTrivialMove == false)
+    }
+
+    @Test(arguments: [0, 5]) func tablesWithManyDeletesInOnePlaceGoDown(level: Int) {
+        for (densest, isPicked) in [(CompactionPicker.clusteredDeletions - 1, false), (CompactionPicker.clusteredDeletions, true)] {
+            let table = Self.file(1, 0, 5, entries: 10_000, deletions: 3000, densest: densest)
+            let levels = Self.levels([level: [table], 6: [Self.file(2, 0, 9)]])
+            let found = CompactionPicker(levels: levels, options: Options()).pick()
+            #expect(found?.reason == (isPicked ? .tombstones : nil))
+            #expect(found?.outputLevel == (isPicked ? 6 : nil))
+        }
+    }
+
+    @Test func tablesWithTombstonesOfReleasedSnapshotsAreWrittenAgain() {
+        func pick(_ level: Int, deletions: UInt64 = 1, over deeper: [FileMetadata] = [], oldest: SequenceNumber?) -> Compaction? {
+            let table = Self.file(1, 0, 5, sequences: 10...20, deletions: deletions)
+            var levels = Self.levels([6: deeper])
+            levels[level].append(table)
+            return CompactionPicker(levels: levels, options: Options(), oldestSnapshot: oldest).pick()
+        }
+        for level in [5, 6] {
+            #expect(pick(level, oldest: 19) == nil, "a snapshot is between its entries")
+            #expect(pick(level, deletions: 0, oldest: nil) == nil, "there is nothing to drop")
+            for oldest: SequenceNumber? in [20, 21, nil] {
+                let found = pick(level, oldest: oldest)
+                #expect(found?.reason == .tombstones && found?.level == level && found?.outputLevel == level)
+                #expect(found?.isTrivialMove == false && found?.files.count == 1)
+            }
+        }
+        #expect(pick(5, over: [Self.file(2, 5, 9)], oldest: nil) == nil, "there is something deeper")
+        #expect(pick(5, over: [Self.file(2, 6, 9)], oldest: nil)?.outputLevel == 5)
     }
 
     @Test func deepColumnsOverABusyBaseAreMergedInLevel0() {

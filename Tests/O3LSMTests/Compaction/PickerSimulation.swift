@@ -24,6 +24,8 @@ struct PickerSimulation {
     var commits = 0
     /// Free bytes of the pretended disk when it is nearly full.
     var spaceBytes: UInt64?
+    /// The oldest sequence that a pretended snapshot holds.
+    var oldestSnapshot: SequenceNumber?
 
     static let keySpace = 2000
     /// Pretended bytes of one entry.
@@ -43,20 +45,25 @@ struct PickerSimulation {
     static func key(_ number: Int) -> [UInt8] { [UInt8(number >> 8), UInt8(number & 0xff)] }
     static func number(_ key: [UInt8]) -> Int { Int(key[0]) << 8 | Int(key[1]) }
 
-    mutating func makeFile(_ entries: Contents) -> FileMetadata? {
+    /// - Parameter isClean: the table has no tombstones, because nothing lies under it and no snapshot keeps them.
+    mutating func makeFile(_ entries: Contents, isClean: Bool = false) -> FileMetadata? {
         guard let low = entries.keys.min(), let high = entries.keys.max(), let lowSequence = entries[low],
             let highSequence = entries[high], let oldest = entries.values.min(), let newest = entries.values.max()
         else { return nil }
         let number = nextNumber
         nextNumber += 1
         contents[number] = entries
+        let hasDeletes = UInt64.random(in: 0...3, using: &random) == 0 && !isClean
+        let isClustered = hasDeletes && Int.random(in: 0...3, using: &random) == 0
         return FileMetadata(
             number: number, size: UInt64(entries.count) * Self.entryBytes,
             smallest: InternalKey(userKey: Self.key(low), trailer: Trailer(sequence: lowSequence, kind: .put)),
             largest: InternalKey(userKey: Self.key(high), trailer: Trailer(sequence: highSequence, kind: .put)),
-            smallestSequence: oldest, largestSequence: newest, entryCount: UInt64(entries.count),
-            deletionCount: UInt64.random(in: 0...3, using: &random) == 0 ? UInt64(entries.count / 2) : 0,
-            rangeTombstoneCount: 0)
+            smallestSequence: oldest, largestSequence: newest,
+            entryCount: UInt64(entries.count) + (isClustered ? 2 * CompactionPicker.clusteredDeletions : 0),
+            deletionCount: isClustered ? CompactionPicker.clusteredDeletions : hasDeletes ? UInt64(entries.count / 2) : 0,
+            rangeTombstoneCount: 0,
+            densestDeletions: isClustered ? CompactionPicker.clusteredDeletions : 0)
     }
 
     /// A memtable's worth of writes, cut into tables of disjoint key ranges.
@@ -81,13 +88,23 @@ struct PickerSimulation {
         sortLevels()
     }
 
+    /// A snapshot is made, or the oldest one goes, now and then.
+    mutating func moveSnapshot() {
+        switch Int.random(in: 0..<10, using: &random) {
+        case 0: oldestSnapshot = nil
+        case 1: oldestSnapshot = oldestSnapshot ?? sequence
+        default: break
+        }
+    }
+
     mutating func sortLevels() {
         levels[0].sort { ($0.largestSequence, $0.number) > ($1.largestSequence, $1.number) }
         for level in 1..<levels.count { levels[level].sort { $0.smallest < $1.smallest } }
     }
 
     var picker: CompactionPicker {
-        CompactionPicker(levels: levels, options: options, inFlight: inFlight, spaceBytes: spaceBytes, isSpaceScarce: spaceBytes != nil)
+        CompactionPicker(levels: levels, options: options, inFlight: inFlight, spaceBytes: spaceBytes,
+            isSpaceScarce: spaceBytes != nil, oldestSnapshot: oldestSnapshot)
     }
 
     /// Takes a picked compaction in flight, after checking it against those that are.
@@ -132,7 +149,9 @@ struct PickerSimulation {
             let perFile = options.tableFileSize / Int(Self.entryBytes)
             for start in stride(from: 0, to: keys.count, by: perFile) {
                 let part = Set(keys[start..<min(start + perFile, keys.count)])
-                if let file = makeFile(merged.filter { part.contains($0.key) }) {
+                let entries = merged.filter { part.contains($0.key) }
+                let isKept = entries.values.contains { $0 > oldestSnapshot ?? maximumSequenceNumber }
+                if let file = makeFile(entries, isClean: compaction.deeperRanges.isEmpty && !isKept) {
                     levels[compaction.outputLevel].append(file)
                 }
             }
