@@ -105,6 +105,21 @@ final class DelegatedIterator: InternalIterator {
         if isOwn { try own?.previous() } else { try useOwn().seekBefore(key, mark) }
     }
 
+    override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        if isOwn {
+            try timed { () throws(EngineError) in try own?.skip(to: userKey, upTo: sequence) }
+            return
+        }
+        let last = memtable.lastSequence
+        guard isThere, last > 0, last <= sequence, compareKeys(key, userKey) < 0 else { return }
+        try timed { () throws(EngineError) in try fetch(userKey, .first) }
+    }
+
+    /// Steps back are the own cursor's.
+    override func skipBack(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        if isOwn { try own?.skipBack(to: userKey, upTo: sequence) }
+    }
+
     /// The owner's own cursor, from now on.
     private func useOwn() -> InternalIterator {
         isOwn = true

@@ -62,11 +62,44 @@ final class MemtableIterator: InternalIterator {
         if isFar { payForStep() }
     }
 
+    // Shard by shard: those in between are passed over, unless they hold something newer.
     override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
-        // 0 while it is written to: something newer may be in it.
+        while isValid, isOld(position, sequence), compareKeys(self.userKey, userKey) < 0 {
+            let last = map.route(userKey)
+            var place = position
+            while place < last, isOld(place, sequence) { place += 1 }
+            if isFar { owner.payForSearch(userKey, .first) }
+            if isOld(place, sequence) {
+                try cursor(place).seek(userKey, .first)
+            } else {
+                try cursor(place).seekToFirst()
+            }
+            try skipForward()
+            if isFar { payForStep() }
+        }
+    }
+    override func skipBack(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        while isValid, isOld(position, sequence), compareKeys(self.userKey, userKey) >= 0 {
+            let first = map.route(userKey)
+            var place = position
+            while place > first, isOld(place, sequence) { place -= 1 }
+            if isFar { owner.payForSearch(userKey, .first) }
+            if isOld(place, sequence) {
+                try cursor(place).seekBefore(userKey, .first)
+            } else {
+                try cursor(place).seekToLast()
+            }
+            try skipBackward()
+            if isFar { payForStep() }
+        }
+    }
+
+    /// Whether no entry of a shard that a reader may ever see beside a range tombstone of `sequence` is newer than it. The
+    /// reader has seen the tombstone: whatever is reserved from now on is newer than all that the reader may see.
+    private func isOld(_ place: Int, _ sequence: SequenceNumber) -> Bool {
+        // 0 while it is written to.
         let last = owner.lastSequence
-        guard last > 0, last <= sequence, isValid, compareKeys(self.userKey, userKey) < 0 else { return }
-        try seek(userKey, .first)
+        return last > 0 && last <= sequence || map.shards[place].newestSequence <= sequence
     }
 
     /// Where the entry under the cursor begins: its shard and the number of its block there.

@@ -31,6 +31,10 @@ final class Shard: @unchecked Sendable {
     /// boundaries from the shard reads it meanwhile.
     var reservedBytes: Int { storedReservedBytes.load(ordering: .relaxed) }
     private let storedReservedBytes = Atomic<Int>(0)
+    /// No entry of the shard has a greater sequence; the greatest of all as long as this process does not know. Written
+    /// before an entry of that sequence can be visible.
+    var newestSequence: SequenceNumber { storedNewestSequence.load(ordering: .acquiring) }
+    private let storedNewestSequence = Atomic<SequenceNumber>(0)
     /// Reserving thread only: below this, no try to split.
     var splitThreshold = 0
     /// Set when a reader met an offset or length that cannot be.
@@ -89,6 +93,7 @@ final class Shard: @unchecked Sendable {
         // Whatever stood here must not look like an entry that recovery has taken out.
         entry.storeBytes(of: 0, toByteOffset: Entry.keyLength, as: UInt32.self)
         entry.storeBytes(of: sequence, toByteOffset: Entry.sequence, as: UInt64.self)
+        if sequence > newestSequence { storedNewestSequence.store(sequence, ordering: .releasing) }
         nextOffset = offset + bytes
         storedReservedBytes.store(reservedBytes + bytes, ordering: .relaxed)
         let count = sharedWord64(root + Root.entryCount)
@@ -106,6 +111,9 @@ final class Shard: @unchecked Sendable {
         let count = sharedWord64(root + Root.entryCount)
         count.pointee.store(count.pointee.load(ordering: .relaxed) &- 1, ordering: .relaxed)
     }
+
+    /// Recovery only: the greatest sequence of an entry, by a look at all of them.
+    func setNewestSequence(_ sequence: SequenceNumber) { storedNewestSequence.store(sequence, ordering: .releasing) }
 
     private func appendSlab(_ allocator: SlabAllocator) -> Bool {
         guard slabs.count < Root.maximumSlabs, let slab = allocator.allocate(), let base = region.slab(slab) else {
@@ -233,6 +241,7 @@ final class Shard: @unchecked Sendable {
         if !isReader { sharedWord32(base + Root.slabCount).pointee.store(UInt32(needed), ordering: .releasing) }
         slabCount.store(needed, ordering: .releasing)
         nextOffset = end
+        storedNewestSequence.store(.max, ordering: .releasing)
         storedReservedBytes.store(end - Root.firstEntry, ordering: .relaxed)
     }
 }

@@ -64,6 +64,7 @@ extension Shard {
         var scan = ShardScan(self)
         var dead: [UInt32] = []
         var live: UInt64 = 0
+        var newest: SequenceNumber = 0
         while try scan.next() {
             guard let entry = scan.current else { break }
             guard entry.sequence <= visible else {
@@ -75,8 +76,10 @@ extension Shard {
                 throw corruption(at: scan.currentOffset, "an entry with an intact checksum", "other bytes")
             }
             live += 1
+            newest = max(newest, entry.sequence)
             if kind == .rangeDelete { findings.tombstones.append(entry.rangeTombstone) }
         }
+        setNewestSequence(newest)
         guard !isEmpty else { return findings }
         if !dead.isEmpty {
             try unlinkEntries(beyond: visible)

@@ -16,7 +16,7 @@ public final class DatabaseIterator {
 
     private enum Position { case invalid, forward, backward }
     /// Forward: the source stands on the current entry. Backward: the source stands before all entries of
-    /// the current key, which is held in `savedKey` and `savedValue`.
+    /// the current key, which is held in `savedKey` and `savedValue`; entries in between are covered.
     @exclusivity(unchecked) private var position = Position.invalid
     @exclusivity(unchecked) private var savedKey = KeyBuffer()
     @exclusivity(unchecked) private var savedValue = KeyBuffer()
@@ -112,8 +112,9 @@ public final class DatabaseIterator {
         guard position != .invalid else { return }
         try guarded { () throws(EngineError) in
             if position == .backward {
-                // The source stands before the entries of the current key, or before everything.
-                if source.isValid { try source.next() } else { try source.seekToFirst() }
+                // The source stands somewhere before the entries of the current key: it may have passed over what is
+                // covered in between.
+                try source.seek(savedKey.bytes, .last)
             } else {
                 savedKey.set(source.userKey)
                 try source.next()
@@ -213,15 +214,18 @@ public final class DatabaseIterator {
     /// keys until one is visible.
     private func settleBackward() throws(EngineError) {
         position = .invalid
+        var covered = 0
         while source.isValid {
             if let lowerBound, lowerBound.withUnsafeBytes({ compareKeys(source.userKey, $0) < 0 }) { return }
             savedKey.set(source.userKey)
             var isVisible = false
+            var fragment: Int?
             // Backward, the entries of a key come oldest first: the last one at or below `sequence` decides.
             while source.isValid, compareKeys(source.userKey, savedKey.bytes) == 0 {
                 let trailer = source.trailer
                 if trailer.sequence <= sequence {
-                    isVisible = trailer.kind == .put && !isCovered(savedKey.bytes, trailer.sequence)
+                    fragment = coveringFragment(savedKey.bytes, trailer.sequence)
+                    isVisible = trailer.kind == .put && fragment == nil
                     if isVisible { savedValue.set(source.value) }
                 }
                 try source.previous()
@@ -230,13 +234,15 @@ public final class DatabaseIterator {
                 position = .backward
                 return
             }
+            covered = fragment == nil ? 0 : covered + 1
+            if let fragment, covered > DatabaseIterator.stepsBeforeSeek {
+                covered = 0
+                // Where nothing can be passed over, the next round examines the key before.
+                try source.skipBack(
+                    to: tombstones.begin(ofFragment: fragment),
+                    upTo: tombstones.newest(ofFragment: fragment, upTo: sequence))
+            }
         }
-    }
-
-    @inline(__always)
-    private func isCovered(_ key: UnsafeRawBufferPointer, _ entrySequence: SequenceNumber) -> Bool {
-        if tombstones.isEmpty { return false }
-        return tombstones.newestCovering(key, upTo: sequence) > entrySequence
     }
 }
 

@@ -26,6 +26,10 @@ class InternalIterator {
     /// before it and whose sequences are at most `sequence`, because a range tombstone covers them all. It passes over no
     /// other, and may stay where it is. (RocksDB's DeleteRange skips levels and files likewise.)
     func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {}
+    /// The same backward. While the cursor, valid and moving backward, stands at or after `userKey`: may pass over entries
+    /// whose user keys are not before it and whose sequences are at most `sequence`. It passes over no other, and may stay
+    /// where it is.
+    func skipBack(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {}
 }
 
 extension Unmanaged where Instance == InternalIterator {

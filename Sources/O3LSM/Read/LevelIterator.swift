@@ -100,6 +100,28 @@ final class LevelIterator: InternalIterator {
         }
     }
 
+    override func skipBack(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        while isValid, files[index].largestSequence <= sequence, compareKeys(self.userKey, userKey) >= 0 {
+            guard Self.compare(files[index].smallest, userKey, .first) >= 0 else {
+                try table?.seekBefore(userKey, .first)
+                return try skipBackward()
+            }
+            var place = index - 1
+            while place >= 0, files[place].largestSequence <= sequence,
+                Self.compare(files[place].smallest, userKey, .first) >= 0
+            {
+                place -= 1
+            }
+            try enter(place)
+            if files.indices.contains(place), files[place].largestSequence <= sequence {
+                try table?.seekBefore(userKey, .first)
+            } else {
+                try table?.seekToLast()
+            }
+            try skipBackward()
+        }
+    }
+
     /// Makes `place` the current file; the cursor in it is not yet placed.
     private func enter(_ place: Int) throws(EngineError) {
         if place == index, table != nil { return }

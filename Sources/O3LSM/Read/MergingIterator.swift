@@ -81,14 +81,29 @@ final class MergingIterator: InternalIterator {
 
     override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
         guard isForward else { return }
+        try moveChildren(where: { compareKeys($0, userKey) < 0 }) { (child) throws(EngineError) in
+            try child.skip(to: userKey, upTo: sequence)
+        }
+    }
+
+    override func skipBack(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        guard !isForward else { return }
+        try moveChildren(where: { compareKeys($0, userKey) >= 0 }) { (child) throws(EngineError) in
+            try child.skipBack(to: userKey, upTo: sequence)
+        }
+    }
+
+    /// Moves the children that stand on keys for which `isDue` is true in the direction of the last move, and makes the
+    /// heap anew.
+    private func moveChildren(
+        where isDue: (UnsafeRawBufferPointer) -> Bool, _ move: (InternalIterator) throws(EngineError) -> Void
+    ) throws(EngineError) {
         let all = heapCount
         heapCount = 0
         var count = 0
         for place in 0..<all {
             let (reference, child) = (heap[place].reference, heap[place].child)
-            if compareKeys(heap[place].key, userKey) < 0 {
-                try reference.with { (child) throws(EngineError) in try child.skip(to: userKey, upTo: sequence) }
-            }
+            if isDue(heap[place].key) { try reference.with(move) }
             reference._withUnsafeGuaranteedRef { iterator in
                 guard iterator.isValid else { return }
                 heap[count] = Cursor(iterator, child)

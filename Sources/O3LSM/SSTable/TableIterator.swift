@@ -71,6 +71,12 @@ final class TableIterator: InternalIterator {
         try seek(userKey, .first)
     }
 
+    override func skipBack(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
+        guard data.isValid, table.properties.largestSequence <= sequence, compareKeys(data.userKey, userKey) >= 0
+        else { return }
+        try seekBefore(userKey, .first)
+    }
+
     /// To the first entry of the next block, while the current one has none left.
     private func skipForward() throws(EngineError) {
         while !data.isValid, index.isValid {
