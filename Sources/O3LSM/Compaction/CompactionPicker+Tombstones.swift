@@ -1,6 +1,8 @@
 extension CompactionPicker {
     /// A range tombstone hides an unknown number of entries: it counts as so many deletes.
     private static let deletesPerRangeTombstone: UInt64 = 64
+    /// A table of which a smaller part is tombstones is not worth being written again for them alone.
+    private static let worthwhileShare: UInt64 = 64
     /// So many deletes in one window of a table make scans crawl.
     static let clusteredDeletions = UInt64(DeletionWindow.length / 2)
 
@@ -23,7 +25,7 @@ extension CompactionPicker {
         return pickReleased()
     }
 
-    /// A table over which no deeper one lies and whose tombstones were kept for a snapshot, when no snapshot can tell its
+    /// A table under which no deeper one lies and whose tombstones were kept for a snapshot, when no snapshot can tell its
     /// entries apart any more: it is written again in its level.
     ///
     /// All of its sequences are then in the oldest stratum, where a compaction with nothing deeper keeps no tombstone. So
@@ -31,8 +33,9 @@ extension CompactionPicker {
     /// marks bottommost files likewise.)
     private func pickReleased() -> Compaction? {
         for level in (1...lastLevel).reversed() {
-            for file in levels[level]
-            where file.deletionCount + file.rangeTombstoneCount > 0 && file.largestSequence <= oldestSnapshot && !isBusy(file) {
+            for file in levels[level] where file.largestSequence <= oldestSnapshot && !isBusy(file) {
+                let tombstones = file.deletionCount + Self.deletesPerRangeTombstone * file.rangeTombstoneCount
+                guard tombstones > 0, tombstones * Self.worthwhileShare >= file.entryCount else { continue }
                 let range = KeyRange(file)
                 guard (level + 1..<levels.count).allSatisfy({ files($0, overlapping: range).isEmpty }) else { continue }
                 if let found = assemble(.tombstones, [file], from: level, to: level) { return found }
