@@ -148,6 +148,14 @@ extension FileSystem {
             }
         }
         row.size = size
+        capBlocks(&row)
+    }
+
+    /// No file has more blocks than its size holds: an estimate that says more is brought down to that. Where nothing
+    /// is left, it is exact.
+    func capBlocks(_ row: inout Inode) {
+        row.blocks = min(row.blocks, blockCount(row.size))
+        if row.size == 0 { row.flags &= ~Inode.Flag.estimatedBlocks }
     }
 
     /// Keeps the first `length` bytes of a block.

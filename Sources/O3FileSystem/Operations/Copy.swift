@@ -6,10 +6,12 @@ extension FileSystem {
     /// Bytes of one write batch, and the most one call copies, so that it ends soon.
     private static let copyStepBytes: UInt64 = 1 << 20
     private static let maximumCopyBytes: UInt64 = 64 << 20
+    /// The same with holes: the kernel is told the result in 32 bits.
+    private static let maximumCopyLength: UInt64 = 1 << 30
 
-    /// Answers how many bytes were copied: fewer than `length` at the end of the source, after 64 MiB of data, and
-    /// when something failed after the first step. Each step is atomic, the copy is not; ranges of one file must not
-    /// overlap (EINVAL).
+    /// Answers how many bytes were copied: fewer than `length` at the end of the source, after 64 MiB of data or 1 GiB
+    /// in all, and when something failed after the first step. Each step is atomic, the copy is not; ranges of one file
+    /// must not overlap (EINVAL).
     public func copyRange(
         from source: InodeNumber,
         at sourceOffset: UInt64,
@@ -21,7 +23,7 @@ extension FileSystem {
         let row = try requireInode(source)
         guard row.isRegular, try requireInode(target).isRegular else { throw .invalid }
         guard sourceOffset < row.size else { return 0 }
-        let length = min(length, row.size - sourceOffset)
+        let length = min(length, row.size - sourceOffset, Self.maximumCopyLength)
         let (targetEnd, overflow) = targetOffset.addingReportingOverflow(length)
         guard !overflow, targetEnd <= Self.maximumFileSize else { throw .posix(EFBIG) }
         if source == target {

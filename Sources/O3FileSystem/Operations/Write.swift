@@ -35,6 +35,7 @@ extension FileSystem {
 
         let now = options.clock()
         row.size = max(row.size, end)
+        capBlocks(&row)
         row.modificationTime = now
         row.changeTime = now
         row.clearPrivileges(clearsPrivileges)

@@ -117,6 +117,59 @@ import Testing
         #expect(try fs.check() == [])
     }
 
+    /// What an estimate says too much must not outlast the blocks it is about.
+    @Test func aCutFileHasNoMoreBlocksThanItsSizeHolds() throws {
+        var options = FileSystem.Options()
+        options.maximumBytes = .to(1 << 30)
+        let fs = try FileSystem(store, options: options)
+        func expectReadable(_ size: UInt64, atMost most: UInt64) throws {
+            let found = try FileSystem(store).getAttributes(file)
+            #expect(found.size == size && found.blocks512 / 8 <= most)
+            let counted = try Usage(fs.usage.limits, blockSize: 4096, store)
+            #expect(fs.usage.blockSpace?.free == counted.blockSpace?.free)
+            #expect(try fs.check() == [])
+        }
+        // A hole and more rows than are counted; what is left of them is taken for evenly spread.
+        for part in 0..<5 as Range<UInt64> { try fs.put(file, (5 + part) * 4 << 20, pattern(4 << 20)) }
+        try fs.resize(file, 256 << 10)
+        try expectReadable(256 << 10, atMost: 64)
+        try fs.resize(file, 1)
+        try expectReadable(1, atMost: 1)
+        try fs.put(file, 0, [1])
+        try expectReadable(1, atMost: 1)
+        try fs.resize(file, 0)
+        try expectReadable(0, atMost: 0)
+        #expect(fs.usage.blockSpace?.free == fs.usage.blockSpace?.total)
+        try fs.put(file, 0, pattern(8192))
+        #expect(try fs.getAttributes(file).blocks512 == 16)
+        try expectReadable(8192, atMost: 2)
+    }
+
+    /// As above, in one cut less: the estimate of a file that goes altogether.
+    @Test func aFileThatIsEmptiedHasNoBlocks() throws {
+        for part in 0..<5 as Range<UInt64> { try fs.put(file, (5 + part) * 4 << 20, pattern(4 << 20)) }
+        try fs.resize(file, 256 << 10)
+        try fs.resize(file, 0)
+        #expect(try FileSystem(store).getAttributes(file).blocks512 == 0)
+        try fs.remove(rootInode, "f")
+        #expect(try fs.check() == [])
+    }
+
+    @Test func oneCopyTellsItsLengthIn32Bits() throws {
+        let other = try fs.touch(rootInode, "g").inode
+        try fs.resize(file, 5 << 30)
+        try fs.put(file, (5 << 30) - 1, [7])
+        var copied: UInt64 = 0
+        while copied < 5 << 30 {
+            let step = try fs.copyRange(from: file, at: copied, to: other, at: copied, length: (5 << 30) - copied)
+            try #require(step > 0 && step <= 1 << 30)
+            copied += step
+        }
+        #expect(try fs.getAttributes(other).size == 5 << 30)
+        #expect(try fs.get(other, (5 << 30) - 2, 2) == [0, 7])
+        #expect(try fs.check() == [])
+    }
+
     @Test func deletingALargeFileIsConstantWork() throws {
         try fs.put(file, 0, pattern(1 << 20))
         try fs.setAttribute(file, "user.a", [1])
