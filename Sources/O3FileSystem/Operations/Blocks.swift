@@ -181,7 +181,7 @@ extension FileSystem {
 
     // MARK: Allocation
 
-    /// fallocate(2). ENOSPC when the store could not hold the range: room is checked, not reserved, for a
+    /// fallocate(2). ENOSPC when the store could not hold what the range lacks: room is checked, not reserved, for a
     /// log-structured store writes each block anew whatever was set aside for it.
     public func allocate(
         _ inode: InodeNumber,
@@ -203,7 +203,7 @@ extension FileSystem {
         let now = options.clock()
         switch mode {
         case .extend, .keepSize:
-            guard try space().freeBlocks >= blockCount(length) else { throw .posix(ENOSPC) }
+            try checkRoom(inode, row, offset / UInt64(blockSize)..<blockCount(end))
             if mode == .extend { row.size = max(row.size, end) }
         case .punchHole, .zeroRange, .zeroRangeKeepSize:
             try zero(inode, &row, offset..<end, batch)
@@ -214,6 +214,27 @@ extension FileSystem {
         row.modificationTime = now
         row.changeTime = now
         try commit(batch, inode, row)
+    }
+
+    /// ENOSPC when there is no room for the blocks of `range` that the file does not have. They are looked through only
+    /// if the answer depends on it.
+    private func checkRoom(
+        _ number: InodeNumber,
+        _ row: Inode,
+        _ range: Range<UInt64>
+    ) throws(FileSystemError) {
+        let free = try space().freeBlocks
+        let wanted = UInt64(range.count)
+        guard wanted > free else { return }
+        let missing = wanted - free
+        let within = range.clamped(to: 0..<blockCount(row.size))
+        var present: UInt64 = 0
+        switch presence(row) {
+        case .none: break
+        case .all: present = UInt64(within.count)
+        case .unknown: try forEachBlock(number, within, limit: missing) { _ in present += 1 }
+        }
+        guard present >= missing else { throw .posix(ENOSPC) }
     }
 
     /// Adds to `batch` what makes the bytes of `range` zero, up to the file's size, which stays.

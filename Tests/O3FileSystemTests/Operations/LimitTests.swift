@@ -66,6 +66,34 @@ import Testing
         #expect(try fs.check() == [])
     }
 
+    /// fallocate(2) of what is there already takes no room; of the rest it does, to the block.
+    @Test func onlyBlocksThatAreMissingNeedRoom() throws {
+        let fs = try open(MemoryStore(), blocks: 8)
+        let file = try fs.touch(rootInode, "file").inode
+        func allocate(_ offset: UInt64, _ length: UInt64) throws {
+            try fs.allocate(file, offset: offset, length: length, mode: .keepSize)
+        }
+        try fs.put(file, 0, pattern(6 * 4096))
+        try allocate(0, 8 * 4096)
+        try allocate(4095, 7 * 4096 + 1)
+        expectErrno(ENOSPC) { try allocate(0, 8 * 4096 + 1) }
+        expectErrno(ENOSPC) { try allocate(6 * 4096, 2 * 4096 + 1) }
+        try allocate(6 * 4096 + 1, 2 * 4096 - 1)
+        // Two bytes in two blocks, with room for one.
+        try fs.put(file, 6 * 4096, pattern(4096))
+        expectErrno(ENOSPC) { try allocate(8 * 4096 - 1, 2) }
+        try allocate(7 * 4096 - 1, 2)
+        // A sparse file: blocks 0, 2, 4, … of sixteen.
+        try fs.resize(file, 0)
+        for block in 0..<7 as Range<UInt64> { try fs.put(file, block * 2 * 4096, [1]) }
+        #expect(try fs.space().freeBlocks == 1)
+        try allocate(0, 3 * 4096)
+        expectErrno(ENOSPC) { try allocate(0, 5 * 4096) }
+        try allocate(2 * 4096, 3 * 4096)
+        expectErrno(ENOSPC) { try allocate(12 * 4096, 3 * 4096) }
+        #expect(try fs.check() == [])
+    }
+
     @Test func limitsStayWithTheStore() throws {
         let store = MemoryStore()
         var fs = try FileSystem(store)
