@@ -130,7 +130,7 @@ public struct DirectoryEntry {
     public let type: FileType
     /// Where a listing goes on after this entry; positive as a signed 64-bit offset.
     public let cookie: UInt64
-    /// Only in a listing with attributes; nil also when the file vanished meanwhile.
+    /// Only in a listing with attributes; nil also when the file vanished meanwhile, or its inode cannot be read.
     public let attributes: Attributes?
 }
 

@@ -10,8 +10,8 @@ extension FileSystem {
 
     /// Hands entries to `body` from the one after `cookie` (0: from the start, with "." and "..") until
     /// it answers false: that entry did not fit and comes again. Cookies stay valid while entries come
-    /// and go. With `attributes`, each entry but "." and ".." carries them and, if taken, is retained
-    /// when `retain` says so. `expected`: about how many entries the caller has room for.
+    /// and go. With `attributes`, each entry but "." and ".." carries them, unless they cannot be read, and, if taken,
+    /// is then retained when `retain` says so. `expected`: about how many entries the caller has room for.
     public func readDirectory(
         _ inode: InodeNumber,
         after cookie: UInt64,
@@ -34,7 +34,7 @@ extension FileSystem {
         var position = rest?.position ?? 0
         while true {
             let end = attributes ? min(run.entries.count, position + max(expected, 8)) : run.entries.count
-            let shown = try show(run, position..<end, attributes, retain, body)
+            let shown = show(run, position..<end, attributes, retain, body)
             if shown > 0 { last = run.entries[position + shown - 1].cookie }
             guard position + shown == end else {
                 if version & 1 == 0 { listings.store(run, position + shown, inode, after: last, version) }
@@ -71,16 +71,16 @@ extension FileSystem {
         return true
     }
 
-    /// Hands entries of a run over, with their inodes, fetched together, if `attributes`. Answers how
-    /// many were taken.
+    /// Hands entries of a run over, with their inodes, fetched together, if `attributes`; without where an inode cannot
+    /// be read. Answers how many were taken.
     private func show(
         _ run: ListingRun,
         _ range: Range<Int>,
         _ attributes: Bool,
         _ retain: Bool,
         _ body: (DirectoryEntry) -> Bool
-    ) throws(FileSystemError) -> Int {
-        let rows = attributes ? try loadInodes(run.entries[range].map(\.dentry.inode)) : []
+    ) -> Int {
+        let rows = attributes ? loadInodes(run.entries[range].map(\.dentry.inode)) : []
         for index in range {
             let entry = run.entries[index]
             let number = entry.dentry.inode
@@ -105,8 +105,9 @@ extension FileSystem {
         return range.count
     }
 
-    /// The rows of many inodes, nil where there is none: from the cache, the others by one multi-get.
-    func loadInodes(_ numbers: [InodeNumber]) throws(FileSystemError) -> [Inode?] {
+    /// The rows of many inodes, nil where there is none, or none that can be read: from the cache, the others by one
+    /// multi-get. What is wrong with one file must not hide the others; who asks for that file hears of it.
+    func loadInodes(_ numbers: [InodeNumber]) -> [Inode?] {
         var rows = [Inode?](repeating: nil, count: numbers.count)
         var missing: [(index: Int, version: UInt64)] = []
         var keys: [[UInt8]] = []
@@ -120,15 +121,15 @@ extension FileSystem {
             }
         }
         guard !missing.isEmpty else { return rows }
-        let values: [[UInt8]?]
-        do throws(EngineError) { values = try store.multiGet(keys, snapshot: nil) } catch { throw .engine(error) }
+        guard let values = try? store.multiGet(keys, snapshot: nil) else {
+            for entry in missing { rows[entry.index] = try? loadInode(numbers[entry.index]) }
+            return rows
+        }
         for (position, entry) in missing.enumerated() {
             guard let value = values[position] else { continue }
             let number = numbers[entry.index]
             var problem = ""
-            guard let row = value.withUnsafeBytes({ Inode($0, failure: &problem) }) else {
-                throw .corruptRow(row: "inode \(number)", problem: problem)
-            }
+            guard let row = value.withUnsafeBytes({ Inode($0, failure: &problem) }) else { continue }
             rows[entry.index] = row
             cache.insert(number, row) { locks.isUnchanged(locks.stripe(of: number), since: entry.version) }
         }

@@ -14,6 +14,25 @@ import Testing
         directory = try fs.mkdir(rootInode, "d").inode
     }
 
+    @Test(arguments: [true, false]) func oneDamagedInodeHidesNoOther(inEngine: Bool) throws {
+        let inodes = try (0..<10).map { try self.fs.touch(directory, "f\($0)").inode }
+        if inEngine {
+            store.damage(.inode(inodes[4]))
+        } else {
+            var rows = store.rows
+            rows.put(RowKey.inode(inodes[4]).bytes, [1, 2, 3])
+            store.rows = rows
+        }
+        let fs = try FileSystem(store)
+        let listed = try fs.list(directory, attributes: true)
+        #expect(listed.map(\.inode).sorted() == inodes)
+        for entry in listed {
+            #expect(entry.attributes?.inode == (entry.inode == inodes[4] ? nil : entry.inode))
+        }
+        expectErrno(EIO) { try fs.find(directory, "f4") }
+        #expect(try fs.find(directory, "f5").inode == inodes[5])
+    }
+
     @Test(arguments: [1, 2, 3, 7, 100]) func aListingInPartsIsTheWholeOnce(_ limit: Int) throws {
         let wanted = (0..<50).map { "file-\($0)" }
         for name in wanted { try fs.touch(directory, name) }

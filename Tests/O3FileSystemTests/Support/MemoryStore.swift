@@ -49,6 +49,7 @@ final class MemoryStore: KeyValueStore {
         var batches = 0
         var operations = 0
         var failure: EngineError?
+        var unreadable: Set<[UInt8]> = []
     }
 
     let state = Mutex(State())
@@ -63,6 +64,15 @@ final class MemoryStore: KeyValueStore {
     /// Every later write fails with this; nil: none does.
     func failWrites(_ error: EngineError?) { state.withLock { $0.failure = error } }
 
+    /// Every later look-up of the key fails, alone or among others, as that of a key in a damaged block.
+    func damage(_ key: RowKey) { state.withLock { _ = $0.unreadable.insert(key.bytes) } }
+
+    private func expectReadable(_ keys: [[UInt8]]) throws(EngineError) {
+        guard state.withLock({ $0.unreadable.isDisjoint(with: keys) }) else {
+            throw .corruption(file: "sst/1", offset: 0, expected: "a checksum", found: "another one")
+        }
+    }
+
     private func rows(_ snapshot: Snapshot?) -> Rows {
         state.withLock { state in
             guard let snapshot else { return state.rows }
@@ -71,10 +81,12 @@ final class MemoryStore: KeyValueStore {
     }
 
     func lookup(_ key: UnsafeRawBufferPointer, snapshot: Snapshot?) throws(EngineError) -> PinnedValue? {
-        rows(snapshot).value([UInt8](key)).map { Box($0).pinned }
+        try expectReadable([[UInt8](key)])
+        return rows(snapshot).value([UInt8](key)).map { Box($0).pinned }
     }
 
     func multiGet(_ keys: [[UInt8]], snapshot: Snapshot?) throws(EngineError) -> [[UInt8]?] {
+        try expectReadable(keys)
         let rows = rows(snapshot)
         return keys.map { rows.value($0) }
     }
