@@ -24,6 +24,8 @@ public final class FileSystem: Sendable {
         public var blockSize = 4096
         /// Make a file system in an empty store.
         public var formatIfEmpty = true
+        /// The store cannot be written to: orphans stay.
+        public var isReadOnly = false
         /// Who owns the root directory of a new file system, and its permissions.
         public var rootOwner = Owner.root
         public var rootPermissions: UInt32 = 0o755
@@ -52,6 +54,8 @@ public final class FileSystem: Sendable {
         var superblock: Superblock?
         /// Where "now" comes from.
         public var clock: @Sendable () -> Timestamp = { Timestamp.now() }
+        /// Hears of what a person must look into, where no call can fail with it.
+        public var report: @Sendable (FileSystemError) -> Void = { _ in }
 
         public init() {}
     }
@@ -87,7 +91,8 @@ public final class FileSystem: Sendable {
     let firstCounted: InodeNumber
 
     /// Opens the file system in `store`, making one if the store is empty and the options say so;
-    /// reclaims files that were unlinked but open when the last mount ended.
+    /// reclaims files that were unlinked but open when the last mount ended. One that cannot be reclaimed is reported
+    /// and stays.
     ///
     /// Throws EINVAL for a bad block size, ENOENT for an empty store that must not be formatted, EIO
     /// for a superblock that does not decode.
@@ -106,7 +111,7 @@ public final class FileSystem: Sendable {
         lookups = LookupCounts(file)
         let knowsCounts = !options.continuesEarlierMount || file?.isContinued == true
         firstCounted = knowsCounts ? 0 : superblock.nextInode
-        if knowsCounts { try reclaimOrphans() }
+        if knowsCounts, !options.isReadOnly { reclaimOrphans() }
     }
 
     /// What a process that goes on with the mount after this one needs (`Options.lookupCounts`); nil without

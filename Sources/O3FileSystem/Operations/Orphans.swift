@@ -68,11 +68,29 @@ extension FileSystem {
 
     /// Deletes every orphan that nobody holds: when a mount begins, or goes on, for the one before may have died
     /// between forgetting a file and deleting it.
-    func reclaimOrphans() throws(FileSystemError) {
-        let cursor = try store.scan(.orphan)
-        while cursor.isValid {
-            if case .orphan(let inode)? = ParsedKey(cursor.key) { try reclaim(inode) }
-            try cursor.advance()
+    ///
+    /// What cannot be read or deleted is reported, for all other files are as good as ever; the next mount tries again.
+    func reclaimOrphans() {
+        do throws(FileSystemError) {
+            let cursor = try store.scan(.orphan)
+            while cursor.isValid {
+                if case .orphan(let inode)? = ParsedKey(cursor.key) { try reclaimReadable(inode) }
+                try cursor.advance()
+            }
+        } catch {
+            options.report(error)
+        }
+    }
+
+    /// As `reclaim`; a file whose rows are damaged is reported and left alone.
+    private func reclaimReadable(_ inode: InodeNumber) throws(FileSystemError) {
+        do throws(FileSystemError) {
+            try reclaim(inode)
+        } catch {
+            switch error {
+            case .corruptRow, .engine(.corruption): options.report(error)
+            default: throw error
+            }
         }
     }
 }

@@ -45,12 +45,15 @@ struct MountDaemon {
         let files = try FileSystem(database, options: fileSystemOptions())
         if isNew { status.note("made a new store at \(plan.store)") }
         let ledger = TroubleLedger()
-        let adapter = FileSystemAdapter(
-            files, timeouts: plan.timeouts, shownOwner: plan.shownOwner, isReadOnly: plan.engine.readOnly
-        ) { error in
+        let report: @Sendable (FileSystemError) -> Void = { error in
             ledger.note(error)
             TroubleLog.report(error.description)
         }
+        let files = try FileSystem(database, options: fileSystemOptions(report))
+        if isNew { status.note("made a new store at \(plan.store)") }
+        let adapter = FileSystemAdapter(
+            files, timeouts: plan.timeouts, shownOwner: plan.shownOwner, isReadOnly: plan.engine.readOnly,
+            report: report)
         let workers = WorkerSupervisor(store: plan.store, arguments: plan.workerArguments)
         let session: Session
         do {
@@ -94,8 +97,9 @@ struct MountDaemon {
         return try Session(adapter, mountPoint: plan.mountpoint, plan.session)
     }
 
-    private func fileSystemOptions() -> FileSystem.Options {
+    private func fileSystemOptions(_ report: @escaping @Sendable (FileSystemError) -> Void) -> FileSystem.Options {
         var options = FileSystem.Options()
+        options.report = report
         if let size = plan.fileBlockSize { options.blockSize = size }
         options.rootOwner = Owner(uid: geteuid(), gid: getegid())
         options.generation = supervision?.beginning.generation
@@ -107,6 +111,7 @@ struct MountDaemon {
         options.accessTimes = plan.accessTimes
         options.directoryAccessTimes = plan.directoryAccessTimes
         options.formatIfEmpty = !plan.engine.readOnly
+        options.isReadOnly = plan.engine.readOnly
         return options
     }
 }

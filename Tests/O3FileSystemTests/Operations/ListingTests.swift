@@ -1,5 +1,6 @@
 import Glibc
 import O3LSM
+import Synchronization
 import Testing
 
 @testable import O3FileSystem
@@ -161,6 +162,49 @@ import Testing
         for inode in [file, directory, unnamed] { expectErrno(ENOENT) { try next.getAttributes(inode) } }
         #expect(store.rows.keys.count == 2)
         #expect(try next.check() == [])
+    }
+
+    /// The end of a mount left files without a name.
+    @Test func orphansStayWhereNothingCanBeWritten() throws {
+        let old = try FileSystem(store)
+        let file = try old.touch(rootInode, "f", retain: true).inode
+        try old.put(file, 0, [1])
+        try old.touch(rootInode, "g")
+        try old.remove(rootInode, "f")
+        store.failWrites(.readOnly(reason: "it was opened so"))
+        var options = FileSystem.Options()
+        options.formatIfEmpty = false
+        options.isReadOnly = true
+        options.report = { Issue.record("\($0)") }
+        let fs = try FileSystem(store, options: options)
+        #expect(try fs.names(rootInode) == ["g"])
+        #expect(try fs.check() == [])
+        store.failWrites(nil)
+        expectErrno(ENOENT) { try FileSystem(store).getAttributes(file) }
+    }
+
+    @Test func whatCannotBeReclaimedIsReportedAndStays() throws {
+        let old = try FileSystem(store)
+        let inodes = try (0..<4).map { try old.touch(rootInode, "f\($0)", retain: true).inode }
+        for index in 0..<4 { try old.remove(rootInode, "f\(index)") }
+        var rows = store.rows
+        rows.put(RowKey.inode(inodes[1]).bytes, [1, 2, 3])
+        store.rows = rows
+        store.damage(.inode(inodes[2]))
+        let troubles = Mutex<[FileSystemError]>([])
+        var options = FileSystem.Options()
+        options.report = { error in troubles.withLock { $0.append(error) } }
+        let fs = try FileSystem(store, options: options)
+        for inode in [inodes[0], inodes[3]] { expectErrno(ENOENT) { try fs.getAttributes(inode) } }
+        for inode in [inodes[1], inodes[2]] { expectErrno(EIO) { try fs.getAttributes(inode) } }
+        #expect(troubles.withLock { $0.map(\.posixCode) } == [EIO, EIO])
+        #expect(troubles.withLock { $0[0].description }.contains("inode \(inodes[1])"))
+        // Nor does a store that is full keep its files from being read.
+        try fs.touch(rootInode, "held", retain: true)
+        try fs.remove(rootInode, "held")
+        store.failWrites(.io(operation: "write", path: "wal", code: ENOSPC))
+        #expect(try FileSystem(store, options: options).names(rootInode) == [])
+        #expect(troubles.withLock { $0.contains { $0.posixCode == ENOSPC } })
     }
 
     @Test func aContinuedMountKeepsWhatTheKernelMayHold() throws {

@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Testing
 
 extension MountTests {
@@ -47,6 +48,30 @@ extension MountTests {
             try O3FSBinary.succeed("umount", back)
             try O3FSBinary.succeed("snapshot", "delete", mount.path, "one")
             #expect(try String(contentsOfFile: mount("later"), encoding: .utf8) == "later\n")
+        }
+
+        /// A file that was open without a name when the snapshot was made, and when all processes died.
+        @Test(.timeLimit(.minutes(3))) func filesWithoutANameAreNoObstacle() throws {
+            let mount = try TestMount()
+            let back = mount.directory.path + "/back"
+            try FileManager.default.createDirectory(atPath: back, withIntermediateDirectories: true)
+            try "kept".write(toFile: mount("kept"), atomically: false, encoding: .utf8)
+            try Data(count: 100_000).write(to: URL(fileURLWithPath: mount("open")))
+            let descriptor = open(mount("open"), O_RDWR)
+            #expect(descriptor >= 0 && unlink(mount("open")) == 0)
+            try O3FSBinary.succeed("snapshot", "create", mount.path, "held")
+            try O3FSBinary.succeed("mount", "--snapshot", "held", mount.store, back)
+            defer { _ = try? O3FSBinary.run("umount", back) }
+            #expect(try String(contentsOfFile: back + "/kept", encoding: .utf8) == "kept")
+            try mount.killDaemon()
+            close(descriptor)
+            try O3FSBinary.succeed("umount", back)
+            try O3FSBinary.succeed("mount", "-o", "ro", mount.store, back, "--dm-size", "64M")
+            #expect(try String(contentsOfFile: back + "/kept", encoding: .utf8) == "kept")
+            try O3FSBinary.succeed("umount", back)
+            try mount.mount()
+            try mount.unmount()
+            #expect(try O3FSBinary.run("check", mount.store).status == 0)
         }
 
         /// sqlite3 writes transactions; snapshots made meanwhile hold whole ones.
