@@ -120,9 +120,12 @@ public final class FileSystem: Sendable {
 
     /// Gives back the inode numbers reserved but unused, and forgets the requests that were done: all are answered.
     /// Call last; the store stays open.
-    public func close() throws(FileSystemError) {
+    ///
+    /// - Parameter goesOn: another process serves the mount after this one. What was done stays known to it: a request
+    ///   that an earlier process left unanswered may be sent again only then.
+    public func close(goesOn: Bool = false) throws(FileSystemError) {
         try allocator.close()
-        try outcomes.forgetAll(store)
+        if !goesOn { try outcomes.forgetAll(store) }
     }
 
     /// Whether an earlier process of the mount has done what the request asks for. Only operations that take a

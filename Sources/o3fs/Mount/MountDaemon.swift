@@ -42,8 +42,6 @@ struct MountDaemon {
     }
 
     private func serve(_ database: Database, isNew: Bool) throws {
-        let files = try FileSystem(database, options: fileSystemOptions())
-        if isNew { status.note("made a new store at \(plan.store)") }
         let ledger = TroubleLedger()
         let report: @Sendable (FileSystemError) -> Void = { error in
             ledger.note(error)
@@ -62,7 +60,8 @@ struct MountDaemon {
             TerminationSignals.observe { _ in session.unmount() }
             try session.start()
         } catch {
-            try? files.close()
+            // Another daemon may go on with the mount.
+            if !plan.engine.readOnly { try? files.close(goesOn: true) }
             throw error
         }
         supervision?.live(session, files)
@@ -87,7 +86,7 @@ struct MountDaemon {
         supervision?.ended(isLeft: session.isLeft)
         control?.stop()
         workers.stop()
-        if !plan.engine.readOnly { try files.close() }
+        if !plan.engine.readOnly { try files.close(goesOn: session.isLeft) }
         if let failure { throw CommandError("the mount ended: \(failure)") }
     }
 

@@ -47,6 +47,17 @@ import Testing
         #expect(try fourth.check() == [])
     }
 
+    /// A process that ends while the mount does not: by an upgrade, or because it could not begin to serve.
+    @Test func whatWasDoneOutlastsAProcessThatLeaves() throws {
+        let first = try fileSystem(generation: 0)
+        try makeDirectory(first, "a", 2, slot: 0)
+        try fileSystem(generation: 1).close(goesOn: true)
+        let third = try fileSystem(generation: 2)
+        #expect(isDone(third, 2))
+        try third.close()
+        #expect(!isDone(try fileSystem(generation: 3), 2))
+    }
+
     @Test func aNewMountRemembersNothing() throws {
         try makeDirectory(try fileSystem(generation: 0), "a", 2, slot: 0)
         let rows = store.rows.keys.count
