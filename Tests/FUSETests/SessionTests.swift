@@ -46,6 +46,27 @@ import Testing
         close(descriptor)
     }
 
+    /// Threads end one after another, and are joined, while those that still serve are asked to stop.
+    @Test func threadsThatHaveEndedAreLeftAlone() throws {
+        let clients = 12
+        let mount = try TestMount { $0.threads = 16 }
+        let descriptors = try (0..<clients).map { try check(open(mount["file-\($0)"], O_RDWR | O_CREAT, 0o644)) }
+        defer { for descriptor in descriptors { close(descriptor) } }
+        mount.files.delay(of: "fsync", microseconds: 500_000)
+        try inParallel(clients + 2) { client in
+            switch client {
+            case 0..<clients:
+                usleep(UInt32(client) * 25_000)
+                fsync(descriptors[client])
+            case clients: mount.waitForEnd()
+            default:
+                usleep(350_000)
+                try check(umount2(mount.path, Int32(MNT_DETACH)))
+                mount.session.unmount()
+            }
+        }
+    }
+
     @Test func mountingFailsInOneSentence() {
         let error = #expect(throws: SessionError.self) {
             _ = try Session(MemoryFileSystem(), mountPoint: "/nonexistent/mount")

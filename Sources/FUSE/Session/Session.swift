@@ -32,11 +32,19 @@ public final class Session: @unchecked Sendable {
     private let stopping = Atomic<Bool>(false)
     private let state = Mutex(State())
 
+    /// A thread that serves.
+    private struct ServingThread {
+        let id: pthread_t
+        /// It ends by itself: from now on it may be joined at any time, and must not be signalled.
+        var isFinished = false
+    }
+
     private struct State {
-        var threads: [pthread_t] = []
+        /// In the order of their indices.
+        var threads: [ServingThread] = []
         var supervisor: pthread_t?
         var counters: [RequestCounters] = []
-        var finished = 0
+        var isFinished: Bool { threads.allSatisfy(\.isFinished) }
         var unmountRequested = false
         var isLeaving = false
         var failure: Errno?
@@ -128,16 +136,27 @@ public final class Session: @unchecked Sendable {
         for _ in 0..<workerCount { channels.append(try transport.makeChannel()) }
         for (index, channel) in channels.enumerated() {
             let start = Unmanaged.passRetained(WorkerStart(session: self, channel: channel, index: index))
-            var thread = pthread_t()
-            let result = pthread_create(&thread, nil, runWorker, start.toOpaque())
+            // Under the lock, so that the thread is known before it can end.
+            let result = state.withLock { state -> Int32 in
+                var thread = pthread_t()
+                let result = pthread_create(&thread, nil, runWorker, start.toOpaque())
+                if result == 0 { state.threads.append(ServingThread(id: thread)) }
+                return result
+            }
             guard result == 0 else {
                 start.release()
                 if index > 0 { break }
                 throw .system("cannot start a thread", Errno(result))
             }
-            state.withLock { $0.threads.append(thread) }
         }
-        if workerCount > 1 { try startSupervisor() }
+        do throws(SessionError) {
+            if workerCount > 1 { try startSupervisor() }
+        } catch {
+            // Nobody may serve what the caller takes for not started.
+            stopServing(patience: 0)
+            joinThreads()
+            throw error
+        }
         raiseReadAhead()
     }
 
@@ -145,8 +164,7 @@ public final class Session: @unchecked Sendable {
     /// the error that ended the session, if one did. Call once, after `start`.
     @discardableResult
     public func wait() -> Errno? {
-        for thread in state.withLock({ $0.threads }) { pthread_join(thread, nil) }
-        if let supervisor = state.withLock({ $0.supervisor }) { pthread_join(supervisor, nil) }
+        joinThreads()
         if state.withLock({ $0.isLeaving && $0.failure == nil }), !isClosed {
             operations.stop()
             return nil
@@ -158,6 +176,11 @@ public final class Session: @unchecked Sendable {
         return state.withLock { $0.failure }
     }
 
+    private func joinThreads() {
+        for thread in state.withLock({ $0.threads }) { pthread_join(thread.id, nil) }
+        if let supervisor = state.withLock({ $0.supervisor }) { pthread_join(supervisor, nil) }
+    }
+
     /// Unmounts and lets `wait` return. Files that are still open are written back, then cut off. Any
     /// thread; returns when the mount is out of the tree.
     public func unmount() {
@@ -167,9 +190,7 @@ public final class Session: @unchecked Sendable {
         }
         guard first else { return }
         if MountTable.unmount(mountPoint) != nil { detach() }
-        stopping.store(true, ordering: .releasing)
-        gate.finish()
-        kickWorkers()
+        stopServing()
     }
 
     /// Lets `wait` return without unmounting, when what was taken from the kernel is answered: another process
@@ -180,9 +201,7 @@ public final class Session: @unchecked Sendable {
             return !state.isLeaving && !state.unmountRequested
         }
         guard first else { return }
-        stopping.store(true, ordering: .releasing)
-        gate.finish()
-        kickWorkers(patience: 0)
+        stopServing(patience: 0)
     }
 
     /// Whether a request that was sent again may still be unanswered: for certain if asked twice, a second apart.
@@ -209,18 +228,20 @@ public final class Session: @unchecked Sendable {
         MountTable.detach(mountPoint)
     }
 
-    /// Interrupts threads that wait for requests of a mount that is detached but still held by somebody.
+    /// Lets the threads take no more requests, and interrupts those that wait for one: that of a mount which others go
+    /// on with, or which is detached and still held by somebody, would never come back.
     ///
     /// `patience`: how often to look, every 5 ms, before that.
-    private func kickWorkers(patience: Int = 20) {
-        let threads = state.withLock { $0.threads }
+    private func stopServing(patience: Int = 20) {
+        stopping.store(true, ordering: .releasing)
+        gate.finish()
         for attempt in 0..<10_000 {
-            if state.withLock({ $0.finished }) == threads.count { return }
+            if state.withLock({ $0.isFinished }) { return }
             // Most end by themselves, for their mount is gone.
             if attempt >= patience {
                 installInterruption()
                 state.withLock { state in
-                    for thread in state.threads where state.finished < threads.count { pthread_kill(thread, interruptionSignal) }
+                    for thread in state.threads where !thread.isFinished { pthread_kill(thread.id, interruptionSignal) }
                 }
             }
             usleep(5000)
@@ -248,7 +269,7 @@ public final class Session: @unchecked Sendable {
         defer {
             worker.detach()
             channel.close()
-            state.withLock { $0.finished += 1 }
+            state.withLock { $0.threads[index].isFinished = true }
         }
         // Whoever sees the end lets the parked ones see it.
         defer { gate.finish() }
