@@ -38,7 +38,8 @@ extension FileSystem {
 
     // MARK: Lookup
 
-    /// The file that `name` in `parent` stands for; "." and ".." are understood. ENOENT, ENOTDIR, ENAMETOOLONG.
+    /// The file that `name` in `parent` stands for; "." and ".." are understood, "." for files of every type: so the
+    /// kernel asks whether a file handle is still good. ENOENT, ENOTDIR, ENAMETOOLONG.
     /// With `retain`, the file's lookup count is raised by one (as by every method with that parameter).
     /// Methods with the parameter `request` remember that they have done it (`isDone`).
     public func lookup(
@@ -49,7 +50,7 @@ extension FileSystem {
         guard name.count <= NameKey.maximumNameLength else { throw .posix(ENAMETOOLONG) }
         if isDot(name) || isDotDot(name) {
             let row = try requireInode(parent)
-            guard row.isDirectory else { throw .notDirectory }
+            guard isDot(name) || row.isDirectory else { throw .notDirectory }
             let number = isDot(name) ? parent : row.parent
             guard let target = try hold(number, retain) else { throw .notFound }
             return attributes(number, target)

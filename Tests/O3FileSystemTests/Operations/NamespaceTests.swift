@@ -66,7 +66,10 @@ import Testing
         expectErrno(EEXIST) { try fs.symlink(rootInode, "f", to: "x") }
         expectErrno(ENOTDIR) { try fs.touch(file, "x") }
         expectErrno(ENOTDIR) { try fs.find(file, "x") }
-        expectErrno(ENOTDIR) { try fs.find(file, ".") }
+        expectErrno(ENOTDIR) { try fs.find(file, "..") }
+        // A file handle is looked up so.
+        #expect(try fs.find(file, ".").inode == file)
+        for nobody in [99, 0, .max] as [InodeNumber] { expectErrno(ENOENT) { try fs.find(nobody, ".") } }
         expectErrno(ENOTDIR) { try fs.list(file) }
         expectErrno(ENOENT) { try fs.touch(99, "x") }
         expectErrno(ENOENT) { try fs.find(99, "x") }
