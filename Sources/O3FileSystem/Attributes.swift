@@ -5,6 +5,12 @@ public typealias InodeNumber = UInt64
 
 public let rootInode: InodeNumber = 1
 
+/// All inode numbers are below, so that a number read from a damaged row can be counted on without overflow.
+let inodeNumberEnd = InodeNumber(Int64.max)
+
+/// Whether a file may have the number.
+func isInodeNumber(_ number: InodeNumber) -> Bool { number > 0 && number < inodeNumberEnd }
+
 /// A point in time: seconds since 1970 (negative before), and 0 …< 1,000,000,000 nanoseconds.
 public struct Timestamp: Equatable, Comparable, Hashable, Sendable {
     public var seconds: Int64

@@ -252,15 +252,25 @@ struct RepairPlan {
             // A file of this name is in the way.
             name.append(0x27)
         }
-        unused = max(unused, (inodes.keys.max() ?? rootInode) + 1)
-        let number = unused
-        unused += 1
+        let number = freeNumber()
         var row = Inode(mode: S_IFDIR | 0o700, owner: fileSystem.options.rootOwner, linkCount: 2, time: now)
         row.parent = rootInode
         inodes[number] = row
         rebuilt.insert(number)
         add(name, in: rootInode, number, .directory)
         say("The directory /\(String(decoding: name, as: UTF8.self)), inode \(number), is made.")
+        return number
+    }
+
+    /// The next number; where a row has the last one there is, any that is free.
+    private mutating func freeNumber() -> InodeNumber {
+        unused = max(unused, (inodes.keys.max() ?? rootInode) + 1)
+        if unused < inodeNumberEnd {
+            defer { unused += 1 }
+            return unused
+        }
+        var number = rootInode + 1
+        while inodes[number] != nil { number += 1 }
         return number
     }
 

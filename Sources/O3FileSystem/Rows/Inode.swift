@@ -191,7 +191,7 @@ struct Dentry: Equatable, Sendable {
         guard bytes.count == Self.encodedLength, let type = FileType(rawValue: bytes[8]) else { return nil }
         inode = UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self))
         self.type = type
-        guard inode != 0 else { return nil }
+        guard isInodeNumber(inode) else { return nil }
     }
 
     @inline(__always)

@@ -112,6 +112,12 @@ enum ParsedKey {
         func number(_ offset: Int) -> UInt64 {
             UInt64(bigEndian: key.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
         }
+        // The inode that a row of most kinds belongs to.
+        switch kind {
+        case .superblock, .request: break
+        case .inode, .orphan, .data, .dentry, .extendedAttribute:
+            guard key.count >= 9, number(1) < inodeNumberEnd else { return nil }
+        }
         switch kind {
         case .superblock:
             guard key.count == 1 else { return nil }

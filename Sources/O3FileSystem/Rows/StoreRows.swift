@@ -24,9 +24,9 @@ extension KeyValueStore {
         do throws(EngineError) { try write(batch, sync: sync) } catch { throw .engine(error) }
     }
 
-    /// The inode's row; nil when there is none.
+    /// The inode's row; nil when there is none, as for what is no inode number.
     func fetchInode(_ number: InodeNumber, _ snapshot: Snapshot? = nil) throws(FileSystemError) -> Inode? {
-        guard let value = try fetch(.inode(number), snapshot) else { return nil }
+        guard isInodeNumber(number), let value = try fetch(.inode(number), snapshot) else { return nil }
         return try withExtendedLifetime(value) { () throws(FileSystemError) in
             try decodeInode(number, value.bytes)
         }

@@ -13,7 +13,7 @@ struct Superblock: Equatable, Sendable {
     private static let magic: UInt32 = 0x5346_334f  // "O3FS"
 
     var blockSize: Int
-    /// No inode number from here on has been given out.
+    /// No inode number from here on has been given out; at most `inodeNumberEnd`.
     var nextInode: InodeNumber
     var nameHash: NameHash
     var birth: Timestamp
@@ -68,7 +68,7 @@ struct Superblock: Equatable, Sendable {
             let (bytes, inodes) = (load(52, UInt64.self), load(60, UInt64.self))
             limits = Limits(bytes: bytes == 0 ? nil : bytes, inodes: inodes == 0 ? nil : inodes)
         }
-        guard Self.isValid(blockSize: blockSize), nextInode > rootInode else {
+        guard Self.isValid(blockSize: blockSize), nextInode > rootInode, nextInode <= inodeNumberEnd else {
             throw .corruptRow(
                 row: "the superblock",
                 problem: "its block size is \(blockSize), its next inode \(nextInode)"

@@ -1,10 +1,11 @@
+import Glibc
 import O3LSM
 import Synchronization
 
 /// Gives out inode numbers, ascending, never one twice.
 ///
 /// Ranges are reserved in the superblock before any number of them is used, by a batch of its own: a
-/// crash loses the rest of a range, which is nothing among 2^64.
+/// crash loses the rest of a range, which is nothing among 2^63.
 final class InodeAllocator: Sendable {
     /// Numbers reserved at a time: one superblock write for so many creations.
     private static let rangeSize: UInt64 = 65_536
@@ -27,9 +28,11 @@ final class InodeAllocator: Sendable {
     /// No number from here on is in use.
     var limit: InodeNumber { state.withLock { $0.superblock.nextInode } }
 
+    /// ENOSPC when there is no number left.
     func allocate() throws(FileSystemError) -> InodeNumber {
         try state.withLock { (state) throws(FileSystemError) -> InodeNumber in
             if state.next == state.superblock.nextInode {
+                guard state.next <= inodeNumberEnd - Self.rangeSize else { throw .posix(ENOSPC) }
                 try Self.reserve(upTo: state.next + Self.rangeSize, &state, store)
             }
             defer { state.next += 1 }

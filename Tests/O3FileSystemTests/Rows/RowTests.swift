@@ -75,11 +75,41 @@ import Testing
             #expect(
                 try withBytes(of: block.encoded) { (bytes) throws(FileSystemError) in try Superblock(bytes) } == block)
         }
-        for (index, value) in [(0, UInt8(0)), (4, 9), (8, 1), (16, 1)] {
+        for (index, value) in [(0, UInt8(0)), (4, 9), (8, 1), (16, 1), (23, 0x80)] {
             var damaged = block.encoded
             damaged[index] = value
             expectErrno(5) { try withBytes(of: damaged) { (bytes) throws(FileSystemError) in try Superblock(bytes) } }
         }
+    }
+
+    /// So that numbers from a row can be counted on: nothing adds as much as is left above.
+    @Test(arguments: [inodeNumberEnd, 1 << 63, .max - 1, .max]) func numbersBeyondTheLastAreRefused(number: InodeNumber) {
+        let keys = [RowKey.inode(number), .orphan(number), .data(number, block: 0)].map(\.bytes)
+        let name = [UInt8]("name".utf8).withUnsafeBytes {
+            [NameKey(dentryOf: number, hash: 1, $0).bytes, NameKey(extendedAttributeOf: number, $0).bytes]
+        }
+        for key in keys + name { #expect(key.withUnsafeBytes { ParsedKey($0) } == nil) }
+        #expect(Dentry(inode: number, type: .regular).withEncoded { Dentry($0) } == nil)
+        #expect(Dentry(inode: inodeNumberEnd - 1, type: .regular).withEncoded { Dentry($0) } != nil)
+    }
+
+    @Test func theLastInodeNumbersAreNotGivenOutTwice() throws {
+        let store = MemoryStore()
+        _ = try FileSystem(store)
+        func start(at next: InodeNumber) throws -> FileSystem {
+            let value = try #require(store.rows.value(RowKey.superblock.bytes))
+            var superblock = try withBytes(of: value) { (bytes) throws(FileSystemError) in try Superblock(bytes) }
+            superblock.nextInode = next
+            var rows = store.rows
+            rows.put(RowKey.superblock.bytes, superblock.encoded)
+            store.rows = rows
+            return try FileSystem(store)
+        }
+        let almost = try start(at: inodeNumberEnd - 65_536)
+        #expect(try almost.touch(rootInode, "last").inode == inodeNumberEnd - 65_536)
+        #expect(try FileSystem(store).names(rootInode) == ["last"])
+        expectErrno(28) { try start(at: inodeNumberEnd).touch(rootInode, "none") }
+        expectErrno(5) { try start(at: inodeNumberEnd + 1) }
     }
 
     /// The reference values of SipHash-1-3 with the key 00 01 … 0f, cut to 56 bits.
@@ -105,7 +135,7 @@ import Testing
     @Test func keysAreDescribedAndParsed() {
         let hash = NameHash(key0: 1, key1: 2)
         for text in [
-            "superblock", "inode 5", "orphan 18446744073709551615", "data 5/block 0", "dentry 1/\"etc\"",
+            "superblock", "inode 5", "orphan 9223372036854775806", "data 5/block 0", "dentry 1/\"etc\"",
             "xattr 5/\"user.note\"", "dentry 1/\"a\\x22b\\x5c\\xff\"", "dentry 3/\"a/b\"",
         ] {
             let key = KeyDescription.parse(text, hash)
@@ -118,5 +148,6 @@ import Testing
             #expect(KeyDescription.parse(text, hash) == nil, "\(text)")
         }
         #expect(KeyDescription.describe([0x69, 1]) == "unknown key 6901")
+        #expect(KeyDescription.describe(RowKey.orphan(1 << 63).bytes) == "unknown key 6f8000000000000000")
     }
 }
