@@ -235,13 +235,21 @@ final class FileSystemAdapter: FileSystemOperations {
     /// The handle of a directory that was opened with O_NOATIME.
     private static let leavesAccessTime: UInt64 = 1
 
-    /// Does not look at O_SYNC: the kernel sends fsync after each write to a file that was opened so.
+    /// ENOSPC for pages that the kernel writes back and for which there is no room, after what there is room for was
+    /// written: it does not look at how much that was, and takes them all for clean.
+    ///
+    /// O_SYNC and O_DSYNC: the kernel sends fsync after such a write, but not after an asynchronous one with O_DIRECT,
+    /// and does not tell the two apart.
     func write(_ context: RequestContext, node: NodeID, _ request: WriteRequest) throws(Errno) -> Int {
-        try answer { () throws(FileSystemError) in
-            try files.writeFitting(
+        let written = try answer { () throws(FileSystemError) in
+            let written = try files.writeFitting(
                 node, offset: request.offset, request.bytes,
                 clearsPrivileges: request.clearsPrivileges ? try clearing(context, node) : .none)
+            if request.openFlags & o3_O_DIRECT != 0, request.openFlags & O_DSYNC != 0 { try files.sync() }
+            return written
         }
+        guard written == request.bytes.count || !request.isWriteBack else { throw Errno(ENOSPC) }
+        return written
     }
 
     func synchronize(_ context: RequestContext, node: NodeID, handle: UInt64, dataOnly: Bool) throws(Errno) {

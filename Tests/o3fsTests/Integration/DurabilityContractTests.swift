@@ -61,6 +61,37 @@ extension MountTests {
             )
         }
 
+        /// Row 2, for asynchronous writes past the page cache, for which the kernel sends no fsync.
+        @Test(.timeLimit(.minutes(5)), arguments: [("O_DSYNC", "0"), ("O_SYNC", "0"), ("0", "RWF_DSYNC")])
+        func asynchronousDirectWritesSurvivePowerLoss(openFlag: String, writeFlag: String) throws {
+            let mount = try TestMount(options: ["--commit-interval", "3600000"])
+            try Shell.script("head -c 64K /dev/zero | tr '\\0' a >file; sync file", in: mount.path)
+            try CompiledProgram.run(
+                """
+                #include <linux/aio_abi.h>
+                #include <sys/syscall.h>
+
+                """,
+                main: """
+                    int fd = open("file", O_RDWR | O_DIRECT | \(openFlag));
+                    void *bytes = aligned_alloc(4096, 8192); memset(bytes, 'b', 8192);
+                    aio_context_t context = 0; struct io_event event; struct iocb request = {0}, *list = &request;
+                    CHECK(fd >= 0 && syscall(SYS_io_setup, 4, &context) == 0);
+                    request.aio_lio_opcode = IOCB_CMD_PWRITE; request.aio_fildes = fd;
+                    request.aio_buf = (uintptr_t)bytes; request.aio_nbytes = 8192; request.aio_offset = 16384;
+                    request.aio_rw_flags = \(writeFlag);
+                    CHECK(syscall(SYS_io_submit, context, 1, &list) == 1);
+                    CHECK(syscall(SYS_io_getevents, context, 1, 1, &event, NULL) == 1 && event.res == 8192);
+                    """, in: mount.path)
+            try mount.losePower()
+            try mount.mount()
+            try Shell.script(
+                """
+                test "$(wc -c <file)" = 65536; test "$(tr -d a <file | wc -c)" = 8192
+                test "$(dd if=file bs=8192 skip=2 count=1 status=none | tr -d b | wc -c)" = 0
+                """, in: mount.path)
+        }
+
         /// Row 3: after power loss the file system is a prefix of its history.
         @Test(.timeLimit(.minutes(5))) func powerLossLeavesAPrefixOfHistory() throws {
             let mount = try TestMount(options: ["--commit-interval", "50"])

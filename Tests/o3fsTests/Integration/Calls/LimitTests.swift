@@ -4,6 +4,29 @@ import Testing
 extension MountTests {
     /// `--max-size` and `--max-inodes`.
     @Suite struct StoreLimits {
+        /// The kernel writes back many pages at once, and does not look at how much of it was taken.
+        @Test(arguments: [[], ["--writeback-cache"]]) func pagesThatDoNotFitAreHeardOf(options: [String]) throws {
+            let mount = try TestMount(options: ["--max-size", "1M"] + options)
+            try CompiledProgram.run(
+                main: """
+                    enum { size = 1536 << 10 };
+                    int fd = open("file", O_RDWR | O_CREAT, 0644); CHECK(ftruncate(fd, size) == 0);
+                    char *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+                    CHECK(bytes != MAP_FAILED);
+                    memset(bytes, 'x', size);
+                    CHECK(msync(bytes, size, MS_SYNC) < 0 || fsync(fd) < 0);
+                    munmap(bytes, size); close(fd);
+                    if (\(options.isEmpty ? 0 : 1)) {
+                        fd = open("other", O_RDWR | O_CREAT, 0644); char page[4096]; memset(page, 'y', 4096);
+                        for (int i = 0; i < size / 4096; i++) if (write(fd, page, 4096) < 0) break;
+                        CHECK(FAILS(ENOSPC, fsync(fd)) || errno == EIO);
+                    }
+                    """, in: mount.path)
+            try Shell.script("rm -f file other; echo fits >small; sync small", in: mount.path)
+            try mount.unmount()
+            #expect(try O3FSBinary.run("check", mount.store).status == 0)
+        }
+
         @Test func aFullStoreSaysSoAndGivesBack() throws {
             let mount = try TestMount(options: ["--max-size", "8M", "--max-inodes", "100"])
             try Shell.script(
