@@ -7,7 +7,7 @@ import Synchronization
 ///
 /// A slot belongs to the compute node but while its request is posted. A request has a number that its slot has
 /// never had, and both request and answer are summed together with it: whatever is late, torn or damaged is refused.
-/// The owner's side (`ask`) is thread-safe; the server's side is for one thread. Either side may die at any time.
+/// The owner's side (`post`, `wait`, `withdraw`) is thread-safe; the server's side is for one thread. Either side may die at any time.
 final class ReadRing: @unchecked Sendable {
     // @unchecked: shared words are atomic; the rest of a slot belongs to one side at a time, as its word says.
     private typealias Layout = RegionLayout.Ring
@@ -79,42 +79,86 @@ final class ReadRing: @unchecked Sendable {
     private static let politeNanoseconds: UInt64 = 8_000
     private static let sliceNanoseconds: UInt64 = 1_000_000
 
-    /// Posts a request and waits for its answer.
+    /// A request that has been posted: to be waited for or withdrawn, once, by whichever thread.
+    struct Ticket: Sendable {
+        fileprivate let slot: Int
+        fileprivate let number: UInt64
+        /// `monotonicNanoseconds`.
+        let postedAt: UInt64
+    }
+
+    /// Posts a request.
     ///
-    /// - Parameters:
-    ///   - timeoutNanoseconds: when to give up.
-    ///   - isServed: asked about every millisecond of waiting; false gives up.
-    ///   - write: writes the request and returns its length, nil if it does not fit.
-    ///   - read: reads the answer, whose bytes are checked only by their sum; false refuses it. Another process could
-    ///     still write to them: every length must be read once and checked.
-    func ask(
-        timeoutNanoseconds: UInt64, isServed: () -> Bool, write: (UnsafeMutableRawBufferPointer) -> Int?,
-        read: (UnsafeRawBufferPointer) -> Bool
-    ) -> Outcome {
-        guard let index = takeSlot() else { return .busy }
-        defer { releaseSlot(index) }
+    /// - Parameter write: writes the request and returns its length, nil if it does not fit.
+    /// - Returns: nil when all slots are taken or it does not fit.
+    func post(_ write: (UnsafeMutableRawBufferPointer) -> Int?) -> Ticket? {
+        guard let index = takeSlot() else { return nil }
         let slot = self.slot(index)
         guard let length = write(UnsafeMutableRawBufferPointer(start: slot + Slot.request, count: Slot.maximumRequestBytes)),
             length <= Slot.maximumRequestBytes
-        else { return .busy }
+        else {
+            releaseSlot(index)
+            return nil
+        }
         let word = sharedWord64(slot + Slot.word)
         let number = ((word.pointee.load(ordering: .acquiring) >> State.shift) &+ 1) & (.max >> State.shift)
         slot.storeBytes(of: UInt32(length), toByteOffset: Slot.requestBytes, as: UInt32.self)
         slot.storeBytes(
             of: Self.checksum(number, slot + Slot.request, length), toByteOffset: Slot.requestChecksum, as: UInt32.self)
-        let posted = number << State.shift | State.posted
-        word.pointee.store(posted, ordering: .sequentiallyConsistent)
+        word.pointee.store(number << State.shift | State.posted, ordering: .sequentiallyConsistent)
         ringServer()
-        let answered = number << State.shift | State.answered
-        guard wait(slot, posted, timeoutNanoseconds, isServed) else {
+        return Ticket(slot: index, number: number, postedAt: monotonicNanoseconds())
+    }
+
+    /// Waits for the answer of a request. Its slot is free for others then.
+    ///
+    /// - Parameters:
+    ///   - timeoutNanoseconds: after the posting, when to give up.
+    ///   - isServed: asked about every millisecond of waiting; false gives up.
+    ///   - read: reads the answer, whose bytes are checked only by their sum; false refuses it. Another process could
+    ///     still write to them: every length must be read once and checked.
+    /// - Returns: never `.busy`.
+    func wait(
+        for ticket: Ticket, timeoutNanoseconds: UInt64, isServed: () -> Bool, read: (UnsafeRawBufferPointer) -> Bool
+    ) -> Outcome {
+        defer { releaseSlot(ticket.slot) }
+        let slot = self.slot(ticket.slot)
+        let word = sharedWord64(slot + Slot.word)
+        let posted = ticket.number << State.shift | State.posted
+        let answered = ticket.number << State.shift | State.answered
+        guard wait(slot, posted, since: ticket.postedAt, timeoutNanoseconds, isServed) else {
             // It may have come in the last moment.
-            let taken = word.pointee.compareExchange(
-                expected: posted, desired: number << State.shift | State.empty, ordering: .acquiringAndReleasing)
-            guard !taken.exchanged, taken.original == answered else { return taken.exchanged ? .timedOut : .damaged }
-            return accept(slot, number, read)
+            guard let found = giveUp(ticket) else { return .timedOut }
+            return found == answered ? accept(slot, ticket.number, read) : .damaged
         }
         guard word.pointee.load(ordering: .acquiring) == answered else { return .damaged }
-        return accept(slot, number, read)
+        return accept(slot, ticket.number, read)
+    }
+
+    /// Gives a request up whose answer nobody wants any more. An answer that is being written is for a number that the slot
+    /// has no longer; the one of the slot's next request is written after it, by the same thread.
+    func withdraw(_ ticket: Ticket) {
+        _ = giveUp(ticket)
+        releaseSlot(ticket.slot)
+    }
+
+    /// Takes a request back.
+    ///
+    /// - Returns: nil when it had not been answered, otherwise the word of its slot.
+    private func giveUp(_ ticket: Ticket) -> UInt64? {
+        let (isTaken, found) = sharedWord64(slot(ticket.slot) + Slot.word).pointee.compareExchange(
+            expected: ticket.number << State.shift | State.posted, desired: ticket.number << State.shift | State.empty,
+            ordering: .acquiringAndReleasing)
+        return isTaken ? nil : found
+    }
+
+    /// Posts a request and waits for its answer, see `post` and `wait`.
+    func ask(
+        timeoutNanoseconds: UInt64, isServed: () -> Bool, write: (UnsafeMutableRawBufferPointer) -> Int?,
+        read: (UnsafeRawBufferPointer) -> Bool
+    ) -> Outcome {
+        guard let ticket = post(write) else { return .busy }
+        return wait(for: ticket, timeoutNanoseconds: timeoutNanoseconds, isServed: isServed, read: read)
     }
 
     private func accept(
@@ -129,11 +173,12 @@ final class ReadRing: @unchecked Sendable {
         return .answered
     }
 
-    /// Waits until the slot's word is no longer `posted`.
+    /// Waits until the slot's word is no longer `posted`, until `timeout` after `postedAt` at most.
     private func wait(
-        _ slot: UnsafeMutableRawPointer, _ posted: UInt64, _ timeout: UInt64, _ isServed: () -> Bool
+        _ slot: UnsafeMutableRawPointer, _ posted: UInt64, since postedAt: UInt64, _ timeout: UInt64, _ isServed: () -> Bool
     ) -> Bool {
         let word = sharedWord64(slot + Slot.word)
+        if word.pointee.load(ordering: .acquiring) != posted { return true }
         let start = monotonicNanoseconds()
         repeat {
             for _ in 0..<64 {
@@ -149,7 +194,7 @@ final class ReadRing: @unchecked Sendable {
         // The machine is little-endian wherever this runs: number and state are in the low half.
         let half = (slot + Slot.word).assumingMemoryBound(to: UInt32.self)
         while word.pointee.load(ordering: .sequentiallyConsistent) == posted {
-            let passed = monotonicNanoseconds() - start
+            let passed = monotonicNanoseconds() &- postedAt
             guard passed < timeout, isServed() else { return false }
             var slice = timespec(tv_sec: 0, tv_nsec: Int(min(Self.sliceNanoseconds, timeout - passed)))
             _ = o3_futex_wait(half, UInt32(truncatingIfNeeded: posted), &slice)

@@ -110,6 +110,95 @@ import Testing
         try withServer(ring) { #expect(ask(ring, [5]) == (.answered, [5])) }
     }
 
+    private func post(_ ring: ReadRing, _ request: [UInt8]) -> ReadRing.Ticket? {
+        ring.post {
+            $0.copyBytes(from: request)
+            return request.count
+        }
+    }
+
+    private func wait(_ ring: ReadRing, _ ticket: ReadRing.Ticket, timeout: UInt64 = 20_000_000_000) -> (ReadRing.Outcome, [UInt8]) {
+        var answer: [UInt8] = []
+        let outcome = ring.wait(for: ticket, timeoutNanoseconds: timeout, isServed: { true }) {
+            answer = [UInt8]($0)
+            return true
+        }
+        return (outcome, answer)
+    }
+
+    /// Requests on their way at once, waited for in any order or withdrawn, by several threads: each gets its own answer.
+    @Test func manyOnTheirWayMeetTheirOwnAnswers() throws {
+        let ring = ReadRing(try makeRegion(), index: 2)
+        let seed = UInt64.random(in: 0 ... .max)
+        let wrong = Mutex<[String]>([])
+        try withServer(ring) {
+            let threads = try (0..<3).map { thread in
+                try BackgroundThread("asker-\(thread)") {
+                    var random = SeededRandom(seed &+ UInt64(thread))
+                    for round in 0..<400 {
+                        var tickets: [(ReadRing.Ticket, [UInt8])] = []
+                        for number in 0..<1 + random.below(4) {
+                            let request = Array("thread \(thread), round \(round), number \(number)".utf8)
+                            if let ticket = post(ring, request) { tickets.append((ticket, request)) }
+                        }
+                        while !tickets.isEmpty {
+                            let (ticket, request) = tickets.remove(at: random.below(tickets.count))
+                            if random.below(4) == 0 {
+                                ring.withdraw(ticket)
+                                continue
+                            }
+                            let found = wait(ring, ticket)
+                            if found != (.answered, request.reversed()) {
+                                wrong.withLock { $0.append("\(found.0) \(String(decoding: found.1, as: UTF8.self))") }
+                            }
+                        }
+                    }
+                }
+            }
+            for thread in threads { thread.join() }
+        }
+        #expect(wrong.withLock { $0 } == [], "seed \(seed)")
+        // No slot is lost.
+        let tickets = (0..<RegionLayout.Ring.slotCount).compactMap { post(ring, [UInt8($0)]) }
+        #expect(tickets.count == RegionLayout.Ring.slotCount && post(ring, [1]) == nil)
+        for ticket in tickets { ring.withdraw(ticket) }
+        #expect(!ring.serve { _, _ in 0 })
+    }
+
+    /// The slot of a request that is withdrawn while the server is at it may be posted to at once: the server's answer is of a
+    /// number that is no more, and the next request is answered for itself.
+    @Test func aWithdrawnRequestsAnswerIsNotThatOfTheNext() throws {
+        let ring = ReadRing(try makeRegion(), index: 0)
+        let first = try #require(post(ring, [7]))
+        var next: ReadRing.Ticket?
+        var served: [[UInt8]] = []
+        // The next request is in the same slot, behind the server's back.
+        _ = ring.serve { request, answer in
+            served.append(Array(request))
+            guard served.count == 1 else { return nil }
+            ring.withdraw(first)
+            next = post(ring, [5, 6])
+            answer[0] = 99
+            return 1
+        }
+        #expect(served == [[7]])
+        let second = try #require(next)
+        try withServer(ring) { #expect(wait(ring, second) == (.answered, [6, 5])) }
+    }
+
+    /// Time runs from the posting: a dead server's requests are given up together.
+    @Test func timeRunsFromThePosting() throws {
+        let ring = ReadRing(try makeRegion(), index: 0)
+        let tickets = (0..<4).compactMap { post(ring, [UInt8($0)]) }
+        #expect(tickets.count == 4)
+        usleep(60_000)
+        let began = monotonicNanoseconds()
+        for ticket in tickets { #expect(wait(ring, ticket, timeout: 50_000_000).0 == .timedOut) }
+        // Each for itself would have taken 200 ms.
+        #expect(monotonicNanoseconds() - began < 150_000_000)
+        try withServer(ring) { #expect(ask(ring, [1, 2]) == (.answered, [2, 1])) }
+    }
+
     @Test func aRefusedRequestComesBackAtOnce() throws {
         let ring = ReadRing(try makeRegion(), index: 0)
         let asker = try BackgroundThread("asker") {
