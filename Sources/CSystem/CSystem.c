@@ -32,6 +32,8 @@ void *o3_scratch(void) {
     return scratch;
 }
 
+_Thread_local uint32_t o3_until_sample = O3_SAMPLED_EVERY - 1;
+
 int o3_futex_wait(const uint32_t *address, uint32_t expected, const struct timespec *timeout) {
     return syscall(SYS_futex, address, FUTEX_WAIT, expected, timeout, NULL, 0) == -1 ? -errno : 0;
 }

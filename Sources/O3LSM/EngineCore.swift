@@ -106,11 +106,9 @@ final class EngineCore: @unchecked Sendable {
         -> PinnedValue?
     {
         let hash = hashKey(key)
-        if let delegation {
-            let way = delegation.points.way(hash)
-            if !way.isPlain, delegation.hasServers {
-                return try lookup(key, hash, state, sequence, delegation, way)
-            }
+        if let delegation, let readClass = state.readClass {
+            let reads = delegation.choices.readsToChooseFor(readClass)
+            if reads > 0 { return try lookup(key, hash, state, sequence, delegation, standingFor: reads) }
         }
         // Sources are visited from new to old, so that a tombstone over the key hides all that come after.
         for memtable in state.memtables {
@@ -127,13 +125,15 @@ final class EngineCore: @unchecked Sendable {
     }
 
     /// Asks one memtable, after all newer ones.
+    ///
+    /// - Parameter byPlace: whether to use the offset cache, if there is one.
     @inline(__always)
-    func look(in memtable: Memtable, _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ sequence: SequenceNumber)
-        throws(EngineError) -> Finding
-    {
+    func look(
+        in memtable: Memtable, _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ sequence: SequenceNumber, byPlace: Bool = true
+    ) throws(EngineError) -> Finding {
         let tombstone = memtable.tombstones.isEmpty ? 0 : memtable.tombstones.newestCovering(key, upTo: sequence)
         let found: LookupResult
-        if let offsetCache {
+        if byPlace, let offsetCache {
             found = try memtable.lookup(key, hash: hash, sequence, offsetCache)
         } else {
             found = try memtable.lookup(key, hash: hash, sequence)
@@ -180,11 +180,10 @@ final class EngineCore: @unchecked Sendable {
         let sequence = read.snapshot?.sequence ?? region.visibleSequence
         var sources: [InternalIterator] = []
         var tombstones: [RangeTombstone] = []
-        let way = delegation?.scans.way(0)
-        let delegation = way?.isPlain == false && self.delegation?.hasServers == true ? self.delegation : nil
+        let scan = delegation?.scan(state.readClass)
         for memtable in state.memtables where !memtable.isUntouched {
-            if let way, let delegation, memtable.isDelegable {
-                sources.append(DelegatedIterator(memtable, delegation, way))
+            if let scan, memtable.isDelegable {
+                sources.append(DelegatedIterator(memtable, scan))
             } else {
                 sources.append(memtable.makeIterator())
             }

@@ -128,7 +128,7 @@ extension EngineCore {
             versions: versions, tables: tables, holder: holder, snapshots: snapshots, writes: writes, log: log,
             control: control, executor: executor, recovery: recovery, lock: lock, node: node,
             offsetCache: offsetCache,
-            delegation: ReadDelegation(region, mode: options.readOnly ? .off : options.readDelegation))
+            delegation: ReadDelegation(region, mode: options.readOnly ? .off : options.readDelegation, isOffsetCacheUsed: offsetCache != nil))
     }
 
     /// - Returns: whether the store is to be created.

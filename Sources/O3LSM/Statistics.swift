@@ -125,6 +125,41 @@ public struct Statistics: Codable, Sendable {
             case capacityBytes = "capacity_bytes"
         }
     }
+    /// Reads of one kind and class in sealed memtables, by the way that was chosen for them.
+    public struct DelegationClass: Codable, Sendable {
+        /// `point`; `cached`: a point read whose place the offset cache knows; `batch`: a key of several; `scan`: a cursor.
+        public var kind = ""
+        /// `near` or `far`: whether accesses to the memtables cost something beside their time.
+        public var distance = ""
+        /// How many memtables it goes through: `1`, `2-3`, `4-7` or `8+`.
+        public var memtables = ""
+        /// `direct`, `cached` or `delegated`.
+        public var preference = ""
+        /// Reads by walks, by place, and by asking. Those that go the direct way unasked are counted by samples.
+        public var direct: UInt64 = 0
+        public var cached: UInt64 = 0
+        public var delegated: UInt64 = 0
+        /// Reads that were made to see what the other way costs.
+        public var trials: UInt64 = 0
+        /// Running estimates: of a lookup, of a key of several, of an entry of a scan; 0: not known.
+        public var directNanoseconds: UInt64 = 0
+        public var cachedNanoseconds: UInt64 = 0
+        public var delegatedNanoseconds: UInt64 = 0
+
+        enum CodingKeys: String, CodingKey {
+            case kind
+            case distance
+            case memtables
+            case preference
+            case direct
+            case cached
+            case delegated
+            case trials
+            case directNanoseconds = "direct_nanoseconds"
+            case cachedNanoseconds = "cached_nanoseconds"
+            case delegatedNanoseconds = "delegated_nanoseconds"
+        }
+    }
     /// Reads in sealed memtables that are left to workers.
     public struct Delegation: Codable, Sendable {
         /// `off`, `on` or `auto`.
@@ -142,7 +177,13 @@ public struct Statistics: Codable, Sendable {
         public var damaged: UInt64 = 0
         public var busy: UInt64 = 0
         public var unknown: UInt64 = 0
-        /// Running estimates of a lookup in the sealed memtables; 0: not known.
+        /// Reads by the way that was chosen for them, sums over `classes`: single ones, lookups of several keys, cursors.
+        public var directReads: UInt64 = 0
+        public var cachedReads: UInt64 = 0
+        public var delegatedReads: UInt64 = 0
+        /// One row for each kind and class of reads that there were.
+        public var classes: [DelegationClass] = []
+        /// Running estimates of a lookup in the sealed memtables, of the class that was read most; 0: not known.
         public var directNanoseconds: UInt64 = 0
         public var delegatedNanoseconds: UInt64 = 0
         /// The same of a key of several that are looked up at once.
@@ -164,6 +205,10 @@ public struct Statistics: Codable, Sendable {
             case damaged
             case busy
             case unknown
+            case directReads = "direct_reads"
+            case cachedReads = "cached_reads"
+            case delegatedReads = "delegated_reads"
+            case classes
             case directNanoseconds = "direct_nanoseconds"
             case delegatedNanoseconds = "delegated_nanoseconds"
             case batchDirectNanoseconds = "batch_direct_nanoseconds"

@@ -43,6 +43,19 @@ static inline void o3_prefetch(const void *address) { __builtin_prefetch(address
 #define O3_SCRATCH_BYTES 32768
 void *o3_scratch(void);
 
+/// Counts calls of the calling thread: 1 at each O3_SAMPLED_EVERY-th one, else 0. A prime, so that what a thread does in turns
+/// is met by turns.
+#define O3_SAMPLED_EVERY 61
+extern _Thread_local uint32_t o3_until_sample;
+static inline int o3_is_sampled(void) {
+    if (__builtin_expect(o3_until_sample != 0, 1)) {
+        o3_until_sample--;
+        return 0;
+    }
+    o3_until_sample = O3_SAMPLED_EVERY - 1;
+    return 1;
+}
+
 static inline void o3_cpu_relax(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();

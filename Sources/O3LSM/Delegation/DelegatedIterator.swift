@@ -1,15 +1,15 @@
 /// A cursor over the point entries of a sealed memtable in DM, which a server sends in batches. Belongs to one thread.
 ///
-/// Which way it goes is said when it is made; it reports what each scan, from a seek to the next one, has cost.
-/// Batches grow while the cursor moves on, so that a short scan is not charged for entries it does not read. Steps
+/// Which way it goes and what it costs it shares with the other cursors of its scan. A seek that is announced is asked for at
+/// once, and waited for when it is its turn. Batches grow while the cursor moves on, so that a short scan is not charged for entries it does not read. Steps
 /// back, and whatever is not answered, are done by a cursor of the owner's own.
 final class DelegatedIterator: InternalIterator {
     private let memtable: Memtable
-    private let delegation: ReadDelegation
-    private let way: DelegationChoice.Way
-    /// What this scan has cost, and how many entries it has read.
-    private var spent: UInt64 = 0
-    private var steps: UInt64 = 0
+    private let scan: DelegatedScan
+    /// `DelegatedScan.number` of the last seek.
+    private var scanNumber: UInt64 = 0
+    /// The request of an announced seek, to be waited for or withdrawn.
+    private var posted: ReadDelegation.Posted?
     /// nil until it is needed; in use from a step that was not answered to the next seek.
     private var own: InternalIterator?
     private var isOwn = false
@@ -31,36 +31,46 @@ final class DelegatedIterator: InternalIterator {
     private static let firstBatch: UInt16 = 16
     private static let mostEntries: UInt16 = 4096
 
-    /// A seek counts as much as these many entries, so that short and long scans can be compared.
-    private static let entriesOfSeek: UInt64 = 16
-
-    init(_ memtable: Memtable, _ delegation: ReadDelegation, _ way: DelegationChoice.Way) {
+    init(_ memtable: Memtable, _ scan: DelegatedScan) {
         self.memtable = memtable
-        self.way = way
-        self.delegation = delegation
+        self.scan = scan
         buffers = .allocate(byteCount: 2 * ReadRing.maximumAnswerBytes, alignment: 8)
     }
 
     deinit {
-        report()
+        withdraw()
+        scan.forget(self)
         buffers.deallocate()
     }
 
-    /// Ends a scan.
-    private func report() {
-        if spent > 0 { delegation.scans.record(spent / (Self.entriesOfSeek + steps), way) }
-        spent = 0
-        steps = 0
+    // MARK: Seeks that are announced
+
+    override var wantsSeeksAnnounced: Bool { scan.way.isDelegated }
+
+    override func announceSeek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) {
+        guard scan.way.isDelegated else { return }
+        withdraw()
+        scan.announce(self, userKey, trailer)
     }
 
-    /// Adds the time of a step to what the scan has cost.
-    @inline(__always)
-    private func timed(_ body: () throws(EngineError) -> Void) throws(EngineError) {
-        guard way.isTimed else { return try body() }
-        let start = monotonicNanoseconds()
-        defer { spent += monotonicNanoseconds() - start }
-        try body()
+    /// Posts the request of an announced seek.
+    ///
+    /// - Returns: false when it cannot be posted now.
+    func post(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) -> Bool {
+        posted = scan.delegation.postRange(memtable, from: userKey, trailer, atMost: Self.firstBatch)
+        return posted != nil
     }
+
+    private func takePosted() -> ReadDelegation.Posted? {
+        guard let taken = posted else { return nil }
+        posted = nil
+        scan.hasEnded()
+        return taken
+    }
+
+    private func withdraw() { if let taken = takePosted() { scan.delegation.withdraw(taken) } }
+
+    // MARK: The cursor
 
     override var isValid: Bool { isOwn ? own?.isValid ?? false : isThere }
     override var userKey: UnsafeRawBufferPointer { isOwn ? own?.userKey ?? super.userKey : key }
@@ -70,17 +80,17 @@ final class DelegatedIterator: InternalIterator {
     override func seekToFirst() throws(EngineError) { try seek(UnsafeRawBufferPointer(start: nil, count: 0), .first) }
 
     override func seek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
-        report()
+        scanNumber = scan.countSeek(after: scanNumber)
         batch = Self.firstBatch
-        try timed { () throws(EngineError) in
-            if way.isDelegated { try fetch(userKey, trailer) } else { try useOwn().seek(userKey, trailer) }
+        try scan.timed { () throws(EngineError) in
+            if scan.way.isDelegated { try fetch(userKey, trailer) } else { try useOwn().seek(userKey, trailer) }
         }
     }
 
     override func next() throws(EngineError) {
-        steps += 1
+        scan.countStep()
         if isOwn {
-            try timed { () throws(EngineError) in try own?.next() }
+            try scan.timed { () throws(EngineError) in try own?.next() }
             return
         }
         guard isThere else { return }
@@ -92,7 +102,7 @@ final class DelegatedIterator: InternalIterator {
             isThere = false
         } else {
             batch = min(batch * 4, Self.mostEntries)
-            try timed { () throws(EngineError) in try fetch(last, after) }
+            try scan.timed { () throws(EngineError) in try fetch(last, after) }
         }
     }
 
@@ -122,6 +132,7 @@ final class DelegatedIterator: InternalIterator {
 
     /// The owner's own cursor, from now on.
     private func useOwn() -> InternalIterator {
+        withdraw()
         isOwn = true
         if let own { return own }
         let made = memtable.makeIterator()
@@ -135,7 +146,11 @@ final class DelegatedIterator: InternalIterator {
         isThere = false
         let buffer = UnsafeMutableRawBufferPointer(
             rebasing: isSecond ? buffers[..<ReadRing.maximumAnswerBytes] : buffers[ReadRing.maximumAnswerBytes...])
-        let isAnswered = delegation.range(memtable, from: userKey, trailer, atMost: batch) { answer in
+        if posted != nil, !scan.isTarget(userKey, trailer) { withdraw() }
+        let early = takePosted()
+        scan.takeTurn(self, userKey, trailer)
+        let request = early ?? scan.delegation.postRange(memtable, from: userKey, trailer, atMost: batch)
+        func accept(_ answer: UnsafeRawBufferPointer) -> Bool {
             guard answer.count <= buffer.count else { return false }
             buffer.copyMemory(from: answer)
             reader = MessageReader(UnsafeRawBufferPointer(rebasing: buffer[..<answer.count]))
@@ -144,7 +159,8 @@ final class DelegatedIterator: InternalIterator {
             isLast = flags == ReadMessage.lastRange
             return flags <= ReadMessage.unknownRange
         }
-        if isAnswered {
+        if let request, scan.delegation.wait(for: request, accept) {
+            scan.delegation.countRange()
             isSecond.toggle()
             if left > 0, read(userKey, trailer) { return }
             if left == 0, isLast { return }
@@ -155,26 +171,21 @@ final class DelegatedIterator: InternalIterator {
     /// Moves to the next entry of the batch, if it is one at or after the internal key given.
     private func read(_ least: UnsafeRawBufferPointer, _ leastTrailer: Trailer) -> Bool {
         isThere = false
-        guard left > 0, let trailer = reader.number(UInt64.self), let keyLength = reader.number(UInt32.self),
-            let valueLength = reader.number(UInt32.self), let offset = reader.number(UInt32.self),
-            let shardIndex = reader.number(UInt16.self), let isInline = reader.number(UInt16.self),
-            let key = reader.take(Int(keyLength)), Trailer(rawValue: trailer).kind != nil,
-            compareInternal(least, leastTrailer, key, Trailer(rawValue: trailer)) <= 0
+        guard left > 0, let entry = reader.entry(), compareInternal(least, leastTrailer, entry.key, entry.trailer) <= 0
         else { return false }
-        if isInline == 1 {
-            guard let value = reader.take(Int(valueLength)) else { return false }
+        if let value = entry.value {
             bytes = value
         } else {
             memtable.fabric?.roundTrips(1)
-            guard let shard = memtable.map.shards.first(where: { $0.index == shardIndex }),
-                let entry = shard.soundEntry(offset), compareKeys(entry.key, key) == 0,
-                entry.trailer == Trailer(rawValue: trailer)
+            guard let shard = memtable.map.shards.first(where: { $0.index == entry.shard }),
+                let found = shard.soundEntry(entry.offset), compareKeys(found.key, entry.key) == 0,
+                found.trailer == entry.trailer
             else { return false }
-            bytes = entry.value
+            bytes = found.value
         }
         left -= 1
-        self.key = key
-        mark = Trailer(rawValue: trailer)
+        key = entry.key
+        mark = entry.trailer
         isThere = true
         return true
     }

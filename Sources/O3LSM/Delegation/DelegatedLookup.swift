@@ -2,7 +2,11 @@
 extension EngineCore {
     /// As `lookup` without delegation.
     ///
-    /// - Parameter way: how to ask sealed memtables whose place for the key the offset cache does not know.
+    /// Memtables in DM that follow each other are a run. Where the offset cache knows a place of the key in one of them, the
+    /// run ends with that one: either it is read by its place, once the filters of those before it have said no, or all are
+    /// walked through, or a server is asked, whichever costs least by the estimates for such reads.
+    ///
+    /// - Parameter count: point reads for which this one stands, see `DelegationChoices.readsToChooseFor`.
     @inline(never)
     func lookup(
         _ key: UnsafeRawBufferPointer,
@@ -10,28 +14,32 @@ extension EngineCore {
         _ state: ReadState,
         _ sequence: SequenceNumber,
         _ delegation: ReadDelegation,
-        _ way: DelegationChoice.Way
+        standingFor count: UInt64
     ) throws(EngineError) -> PinnedValue? {
         let memtables = state.memtables
+        let isServed = delegation.isServed
+        if let readClass = state.readClass { delegation.choices.passBy(readClass) }
         var index = 0
         while index < memtables.count {
-            // A place that the cache knows costs no more than a request.
-            let isKnown = offsetCache?.place(hash, memtable: memtables[index].id) != nil
-            guard memtables[index].isDelegable, !isKnown else {
+            guard memtables[index].isDelegable else {
                 if case .settled(let value) = try look(in: memtables[index], key, hash, sequence) { return value }
                 index += 1
                 continue
             }
-            let run = memtables[index..<endOfRun(memtables, from: index, key, sequence)]
+            var run = memtables[index..<endOfRun(memtables, from: index, key, sequence)]
+            let place = offsetCache?.newestPlace(hash, in: run)
+            if let place { run = run[...place] }
             index = run.endIndex
+            let choice = delegation.choices[place == nil ? .point : .cached, ReadClass(run)]
+            let way = choice.way(standingFor: count, isServed: isServed)
             let start = way.isTimed ? monotonicNanoseconds() : 0
-            defer { if way.isTimed { delegation.points.record(monotonicNanoseconds() - start, way) } }
+            defer { if way.isTimed { choice.record(monotonicNanoseconds() - start, way) } }
             if way.isDelegated, let finding = ask(run, key, hash, sequence, delegation) {
                 if case .settled(let value) = finding { return value }
                 continue
             }
             for memtable in run {
-                if case .settled(let value) = try look(in: memtable, key, hash, sequence) { return value }
+                if case .settled(let value) = try look(in: memtable, key, hash, sequence, byPlace: !way.isWalk) { return value }
             }
         }
         return try lookupInTables(key, hash, state.version, sequence)
@@ -46,8 +54,9 @@ extension EngineCore {
         _ delegation: ReadDelegation
     ) -> Finding? {
         let questions = [ReadDelegation.Question(key: key, memtables: memtables.count)]
+        guard let posted = delegation.postLookup(questions, memtables, sequence) else { return nil }
         var finding: Finding?
-        let isAnswered = delegation.lookup(questions, memtables, sequence) { _, answer in
+        let isAnswered = delegation.wait(for: posted, questions, sequence) { _, answer in
             finding = interpret(answer, key, hash, memtables, sequence)
             return true
         }

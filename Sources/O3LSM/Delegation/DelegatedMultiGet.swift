@@ -1,22 +1,21 @@
 /// Several keys looked up with as few requests as hold them.
 extension EngineCore {
-    /// Keys of one request at most.
-    private static let keysOfRequest = 64
+    /// Keys of one request at most: its answer has room for values of 168 bytes then, and more keys are several requests
+    /// that are on their way at once.
+    private static let keysOfRequest = 32
 
     /// The values of keys at `sequence`, in their order.
     func multiLookup(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
         -> [PinnedValue?]
     {
         guard let delegation, keys.count > 1 else { return try lookupEach(keys, state, sequence) }
-        let way = delegation.batches.way(0)
-        guard !way.isPlain, delegation.hasServers, let first = state.memtables.firstIndex(where: { $0.isDelegable })
-        else {
+        guard let readClass = state.readClass, let first = state.memtables.firstIndex(where: { $0.isDelegable }) else {
             return try lookupEach(keys, state, sequence)
         }
+        let choice = delegation.choices[.batch, readClass]
+        let way = choice.way(isServed: delegation.isServed)
         let start = way.isTimed ? monotonicNanoseconds() : 0
-        defer {
-            if way.isTimed { delegation.batches.record((monotonicNanoseconds() - start) / UInt64(keys.count), way) }
-        }
+        defer { if way.isTimed { choice.record((monotonicNanoseconds() - start) / UInt64(keys.count), way) } }
         guard way.isDelegated else { return try lookupEach(keys, state, sequence) }
         // One copy, so that all keys can be pointed to at once.
         let joined = [UInt8](keys.joined())
@@ -33,12 +32,13 @@ extension EngineCore {
                 try look(&pending[index], in: state.memtables[..<first], sequence)
                 if pending[index].isSettled { continue }
                 pending[index].end = endOfRun(state.memtables, from: first, pending[index].key, sequence)
+                try readByPlace(&pending[index], state.memtables, first, sequence, delegation, choice)
             }
             ask(&pending, state.memtables, first, sequence, delegation)
             var values: [PinnedValue?] = []
             values.reserveCapacity(keys.count)
             for var key in pending {
-                let older = state.memtables[(key.isAsked ? key.end : first)...]
+                let older = state.memtables[(key.isRead ? key.end : first)...]
                 if !key.isSettled { try look(&key, in: older, sequence) }
                 if !key.isSettled { key.value = try lookupInTables(key.key, key.hash, state.version, sequence) }
                 values.append(key.value)
@@ -62,9 +62,10 @@ extension EngineCore {
     private struct PendingKey {
         var key: UnsafeRawBufferPointer
         var hash: UInt64
-        /// The end of the memtables to ask a server about.
+        /// The end of the memtables that a request asks about.
         var end: Int
-        var isAsked = false
+        /// Whether the memtables before `end` have said all they know.
+        var isRead = false
         var isSettled = false
         var value: PinnedValue?
 
@@ -83,8 +84,49 @@ extension EngineCore {
         }
     }
 
-    /// Asks about all keys that are not settled, as many at once as a request holds. Those that are not answered stay as
-    /// they are.
+    /// Reads a key whose place the offset cache knows, when that is known to cost less than to ask about it among others.
+    private func readByPlace(
+        _ key: inout PendingKey, _ memtables: [Memtable], _ first: Int, _ sequence: SequenceNumber,
+        _ delegation: ReadDelegation, _ choice: DelegationChoice
+    ) throws(EngineError) {
+        guard let place = offsetCache?.newestPlace(key.hash, in: memtables[first..<key.end]) else { return }
+        let run = memtables[first...place]
+        let (looking, asking) = (delegation.choices[.cached, ReadClass(run)].placeNanoseconds, choice.delegatedNanoseconds)
+        guard looking > 0, looking < asking else { return }
+        try look(&key, in: run, sequence)
+        key.end = run.endIndex
+        key.isRead = true
+    }
+
+    /// A request for some of the keys.
+    private struct Request {
+        /// Which, and what is asked about them.
+        var keys: [Int] = []
+        var questions: [ReadDelegation.Question] = []
+        /// The end of the memtables of all.
+        var end: Int
+    }
+
+    /// As many of the keys from `next` on that are neither settled nor read as one request holds; nil: there are none.
+    private func nextRequest(_ keys: [PendingKey], from next: inout Int, _ first: Int) -> Request? {
+        var request = Request(end: first)
+        var bytes = ReadMessage.headBytes + ReadMessage.maximumMemtables * ReadMessage.memtableBytes
+        while next < keys.count, request.keys.count < Self.keysOfRequest {
+            let key = keys[next]
+            if !key.isSettled, !key.isRead {
+                bytes += ReadMessage.keyHeadBytes + key.key.count
+                if bytes > ReadRing.maximumRequestBytes, !request.keys.isEmpty { break }
+                request.keys.append(next)
+                request.questions.append(ReadDelegation.Question(key: key.key, memtables: key.end - first))
+                request.end = max(request.end, key.end)
+            }
+            next += 1
+        }
+        return request.keys.isEmpty ? nil : request
+    }
+
+    /// Asks about all keys that are neither settled nor read, with several requests on their way at once. Those that are not
+    /// answered stay as they are.
     private func ask(
         _ keys: inout [PendingKey],
         _ memtables: [Memtable],
@@ -93,33 +135,36 @@ extension EngineCore {
         _ delegation: ReadDelegation
     ) {
         var next = 0
-        while next < keys.count {
-            var chosen: [Int] = []
-            var end = first
-            var bytes = ReadMessage.headBytes + ReadMessage.maximumMemtables * ReadMessage.memtableBytes
-            while next < keys.count, chosen.count < Self.keysOfRequest {
-                if !keys[next].isSettled {
-                    bytes += ReadMessage.keyHeadBytes + keys[next].key.count
-                    if bytes > ReadRing.maximumRequestBytes, !chosen.isEmpty { break }
-                    chosen.append(next)
-                    end = max(end, keys[next].end)
+        var waiting: [(request: Request, posted: ReadDelegation.Posted)] = []
+        var oldest = 0
+        // One for which there was no room.
+        var held: Request?
+        while true {
+            while waiting.count - oldest < ReadDelegation.mostInFlight {
+                guard let request = held ?? nextRequest(keys, from: &next, first) else { break }
+                held = nil
+                if let posted = delegation.postLookup(request.questions, memtables[first..<request.end], sequence) {
+                    waiting.append((request, posted))
+                } else if oldest < waiting.count {
+                    held = request
+                    break
                 }
-                next += 1
             }
-            if chosen.isEmpty { return }
-            let questions = chosen.map { ReadDelegation.Question(key: keys[$0].key, memtables: keys[$0].end - first) }
+            guard oldest < waiting.count else { return }
+            let (request, posted) = waiting[oldest]
+            oldest += 1
             var findings: [(Int, Finding)] = []
-            _ = delegation.lookup(questions, memtables[first..<end], sequence) { index, answer in
-                let key = keys[chosen[index]]
+            _ = delegation.wait(for: posted, request.questions, sequence) { index, answer in
+                let key = keys[request.keys[index]]
                 if let finding = interpret(answer, key.key, key.hash, memtables[first..<key.end], sequence) {
-                    findings.append((chosen[index], finding))
+                    findings.append((request.keys[index], finding))
                 } else {
                     delegation.countUnknown()
                 }
                 return true
             }
             for (index, finding) in findings {
-                keys[index].isAsked = true
+                keys[index].isRead = true
                 keys[index].take(finding)
             }
         }

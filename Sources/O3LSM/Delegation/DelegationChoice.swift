@@ -1,7 +1,7 @@
 import Synchronization
 
-/// Chooses between reading directly and asking a server, by running estimates of what both cost. One for each kind of
-/// read. Thread-safe; what threads lose to each other are samples.
+/// Chooses between reading directly and asking a server, by running estimates of what both cost. One for each kind and class
+/// of read. Thread-safe; what threads lose to each other are samples.
 ///
 /// The way that is not chosen is tried in bursts: a single request finds a server that sleeps and memory that it has not
 /// mapped, which says nothing of a thousand requests in a row, so the first ones of a burst do not count as samples, and
@@ -13,6 +13,9 @@ import Synchronization
 ///
 /// The chosen way is timed at each 512th read when it is the direct one, at each eighth when it delegates, since clocks cost
 /// as much as a part of a read, and cursors that are timed more than others.
+///
+/// Where the offset cache knows a place, the direct way is to read by it. Passing it by, with a walk, is the third way: one of
+/// eight timed direct reads tries it, without bursts, since there is nothing to wake.
 final class DelegationChoice: @unchecked Sendable {
     // @unchecked: all words are atomic.
 
@@ -24,20 +27,28 @@ final class DelegationChoice: @unchecked Sendable {
         /// Whether it is a trial, and whether it is one of the first of its burst.
         var isTrial = false
         var isWarmUp = false
-
-        /// Whether it is like a read without delegation.
-        @inline(__always) var isPlain: Bool { !isDelegated && !isTimed }
+        /// Whether places that the offset cache knows are passed by.
+        var isWalk = false
     }
 
+    /// The ways as statistics name them.
+    enum Preference: String { case direct, cached, delegated }
+
     private let isAutomatic: Bool
+    private let hasPlace: Bool
+    /// Trials left in this burst, whether it delegates, and what is preferred: `Mark`. In memory that outlives this object.
+    private let word: UnsafeMutablePointer<Atomic<UInt64>>
+    private let isWordOwned: Bool
     private let direct = Estimate()
     private let delegated = Estimate()
-    private let isDelegationPreferred = Atomic<Bool>(false)
-    /// Reads so far, in steps of `ticksEvery`, and at how many of them the next burst begins.
+    private let walk = Estimate()
+    /// Reads so far, and at how many of them the next burst begins.
     private let reads = Atomic<UInt64>(0)
-    private let nextBurst = Atomic<UInt64>(.max)
-    /// Trials left in this burst, and above them whether it delegates.
-    private let burst: Atomic<UInt64>
+    private let delegatedReads = Atomic<UInt64>(0)
+    private let walks = Atomic<UInt64>(0)
+    private let nextBurst = Atomic<UInt64>(0)
+    /// Reads that have passed by this burst since one was part of it.
+    private let passed = Atomic<UInt64>(0)
     private let burstLength = Atomic<UInt64>(firstDirectReads)
     private let burstWarmUp = Atomic<UInt64>(firstDirectReads / 2)
     /// What the reads of this burst have cost, with those before it that it goes on from; and how many there were.
@@ -50,8 +61,15 @@ final class DelegationChoice: @unchecked Sendable {
     /// How many bursts in a row have changed nothing, and before which read none may begin.
     private let agreements = Atomic<UInt64>(0)
     private let earliestBurst = Atomic<UInt64>(0)
-    /// Reads, one line of the processor's cache for each stripe of the hashes.
-    private let counters: UnsafeMutableRawPointer
+
+    /// Bits of the word.
+    private enum Mark {
+        static let trials: UInt64 = 1 << 32 - 1
+        static let isBurstDelegated: UInt64 = 1 << 32
+        static let burst = trials | isBurstDelegated
+        static let prefersDelegation: UInt64 = 1 << 33
+        static let prefersWalk: UInt64 = 1 << 34
+    }
 
     /// Nanoseconds that wait to be averaged.
     private final class Samples: Sendable {
@@ -75,9 +93,9 @@ final class DelegationChoice: @unchecked Sendable {
         let value = Atomic<UInt64>(0)
         let samples = Samples()
 
-        /// Adds a sample of the chosen way; true when the value has changed.
-        func add(_ nanoseconds: UInt64) -> Bool {
-            guard samples.add(nanoseconds) >= blockSamples, let mean = samples.take(atLeast: blockSamples) else { return false }
+        /// Adds a sample of the chosen way; true when the value has changed, once for `block` of them.
+        func add(_ nanoseconds: UInt64, block: UInt64 = blockSamples) -> Bool {
+            guard samples.add(nanoseconds) >= block, let mean = samples.take(atLeast: block) else { return false }
             let old = value.load(ordering: .relaxed)
             value.store(old > 0 ? (3 * old + mean) / 4 : mean, ordering: .relaxed)
             return true
@@ -108,22 +126,27 @@ final class DelegationChoice: @unchecked Sendable {
     private static let mostAgreements: UInt64 = 7
     private static let leastInterval: UInt64 = 1024
     private static let mostInterval: UInt64 = 1 << 22
-    private static let delegates: UInt64 = 1 << 32
-    private static let ticksEvery: UInt64 = 64
+    /// A burst that so many reads have passed by ends.
+    private static let mostPassed: UInt64 = 4096
+    private static let looksEvery: UInt64 = 64
     private static let timedEvery: UInt64 = 512
     private static let timedDelegatedEvery: UInt64 = 8
-    private static let stripes = 16
-    private static let stripeBytes = 64
+    private static let walkEveryTimed: UInt64 = 8
+    private static let walkSamples: UInt64 = 8
 
-    /// - Parameter isAutomatic: false chooses to delegate always.
-    init(isAutomatic: Bool) {
+    /// - Parameters:
+    ///   - isAutomatic: false chooses to delegate always.
+    ///   - hasPlace: whether the reads are of keys whose place the offset cache knows.
+    ///   - word: memory for what it has come to, zero, which outlives it; nil: its own.
+    init(isAutomatic: Bool, hasPlace: Bool = false, word: UnsafeMutablePointer<Atomic<UInt64>>? = nil) {
         self.isAutomatic = isAutomatic
-        burst = Atomic(isAutomatic ? Self.firstDirectReads : 0)
-        counters = .allocate(byteCount: Self.stripes * Self.stripeBytes, alignment: Self.stripeBytes)
-        counters.initializeMemory(as: UInt8.self, repeating: 0, count: Self.stripes * Self.stripeBytes)
+        self.hasPlace = hasPlace
+        isWordOwned = word == nil
+        self.word = word ?? .allocate(capacity: 1)
+        self.word.initialize(to: Atomic(isAutomatic ? 0 : Mark.prefersDelegation))
     }
 
-    deinit { counters.deallocate() }
+    deinit { if isWordOwned { word.deallocate() } }
 
     /// Estimates; 0: not known.
     var directNanoseconds: UInt64 { direct.value.load(ordering: .relaxed) }
@@ -132,43 +155,72 @@ final class DelegationChoice: @unchecked Sendable {
     /// Reads that were made to try a way.
     var trials: UInt64 { trialCount.load(ordering: .relaxed) }
 
+    /// Estimates of reading by a place that the cache knows, and of a walk; 0: not known, or no such read.
+    var placeNanoseconds: UInt64 { hasPlace ? directNanoseconds : 0 }
+    var walkNanoseconds: UInt64 { hasPlace ? walk.value.load(ordering: .relaxed) : directNanoseconds }
+
     /// Whether asking is known to be the faster way.
-    var prefersDelegation: Bool { !isAutomatic || isDelegationPreferred.load(ordering: .relaxed) }
+    var prefersDelegation: Bool { word.pointee.load(ordering: .relaxed) & Mark.prefersDelegation != 0 }
+
+    var preference: Preference {
+        if prefersDelegation { return .delegated }
+        return hasPlace && word.pointee.load(ordering: .relaxed) & Mark.prefersWalk == 0 ? .cached : .direct
+    }
+
+    /// Reads by the way that was chosen for them.
+    var counts: (direct: UInt64, cached: UInt64, delegated: UInt64) {
+        let (asked, walked) = (delegatedReads.load(ordering: .relaxed), walks.load(ordering: .relaxed))
+        let all = reads.load(ordering: .relaxed)
+        let looked = all - min(all, asked)
+        return hasPlace ? (walked, looked - min(looked, walked), asked) : (looked, 0, asked)
+    }
 
     /// How to do the next read.
     ///
-    /// - Parameter hash: anything that differs between threads more often than not.
-    @inline(__always)
-    func way(_ hash: UInt64) -> Way {
-        let counter = sharedWord64(counters + Int(hash & UInt64(Self.stripes - 1)) * Self.stripeBytes)
-        let count = counter.pointee.wrappingAdd(1, ordering: .relaxed).newValue
-        let isDelegatedTick = count & (Self.timedDelegatedEvery - 1) == 0
-        guard isAutomatic else { return Way(isDelegated: true, isTimed: isDelegatedTick) }
-        let isDirectTick = count & (Self.ticksEvery - 1) == 0 && tick()
-        if burst.load(ordering: .relaxed) != 0, let trial = takeTrial() { return trial }
-        if isDelegationPreferred.load(ordering: .relaxed) { return Way(isDelegated: true, isTimed: isDelegatedTick) }
-        return Way(isDelegated: false, isTimed: isDirectTick)
+    /// - Parameters:
+    ///   - count: reads for which this one stands, itself among them: the others went the direct way unasked.
+    ///   - isServed: false when there is nobody to ask.
+    func way(standingFor count: UInt64 = 1, isServed: Bool = true) -> Way {
+        let before = reads.wrappingAdd(count, ordering: .relaxed).oldValue
+        guard isServed else { return Way(isDelegated: false, isTimed: false) }
+        func passes(_ step: UInt64) -> Bool { before / step != (before &+ count) / step }
+        if isAutomatic, before == 0 || passes(Self.looksEvery) { beginIfDue(before &+ count) }
+        let found = word.pointee.load(ordering: .relaxed)
+        if found & Mark.trials != 0, let trial = takeTrial() { return trial }
+        if found & Mark.prefersDelegation != 0 {
+            delegatedReads.wrappingAdd(1, ordering: .relaxed)
+            return Way(isDelegated: true, isTimed: passes(Self.timedDelegatedEvery))
+        }
+        var way = Way(isDelegated: false, isTimed: passes(Self.timedEvery))
+        guard hasPlace else { return way }
+        let isOther = way.isTimed && (before / Self.timedEvery) % Self.walkEveryTimed == 0
+        way.isWalk = isOther != (found & Mark.prefersWalk != 0)
+        if way.isWalk { walks.wrappingAdd(1, ordering: .relaxed) }
+        return way
     }
 
-    /// Counts reads, and begins a burst when one is due.
-    ///
-    /// - Returns: whether a direct read is to be timed.
+    /// Counts a read that had no use for the burst, if there is one.
+    func passBy() {
+        guard word.pointee.load(ordering: .relaxed) & Mark.trials != 0,
+            passed.wrappingAdd(1, ordering: .relaxed).newValue > Self.mostPassed
+        else { return }
+        let before = word.pointee.bitwiseAnd(~Mark.burst, ordering: .acquiringAndReleasing).oldValue
+        if before & Mark.trials != 0 { plan(after: burstCost.load(ordering: .relaxed)) }
+    }
+
+    /// Begins a burst when it is time.
     @inline(never)
-    private func tick() -> Bool {
-        let now = reads.wrappingAdd(Self.ticksEvery, ordering: .relaxed).newValue
+    private func beginIfDue(_ now: UInt64) {
         let due = nextBurst.load(ordering: .relaxed)
-        guard now >= due, nextBurst.compareExchange(expected: due, desired: .max, ordering: .relaxed).exchanged else {
-            return now & (Self.timedEvery - 1) == 0
-        }
+        guard now >= due, nextBurst.compareExchange(expected: due, desired: .max, ordering: .relaxed).exchanged else { return }
         burstCost.store(0, ordering: .relaxed)
         if directNanoseconds == 0 {
             begin(isDelegated: false, reads: Self.firstDirectReads, warmUp: Self.firstDirectReads / 2)
-        } else if isDelegationPreferred.load(ordering: .relaxed) {
+        } else if prefersDelegation {
             begin(isDelegated: false, reads: Self.directReads, warmUp: Self.directReads / 4)
         } else {
             begin(isDelegated: true, reads: Self.burstReads, warmUp: Self.burstReads / 2)
         }
-        return false
     }
 
     private func begin(isDelegated: Bool, reads: UInt64, warmUp: UInt64) {
@@ -177,24 +229,27 @@ final class DelegationChoice: @unchecked Sendable {
         _ = burstGroup.take(atLeast: 1)
         burstLength.store(reads, ordering: .relaxed)
         burstWarmUp.store(warmUp, ordering: .relaxed)
-        burst.store((isDelegated ? Self.delegates : 0) | reads, ordering: .releasing)
+        passed.store(0, ordering: .relaxed)
+        word.pointee.bitwiseOr((isDelegated ? Mark.isBurstDelegated : 0) | reads, ordering: .releasing)
     }
 
     @inline(never)
     private func takeTrial() -> Way? {
-        var found = burst.load(ordering: .acquiring)
-        while found & (Self.delegates - 1) != 0 {
-            let left = found & (Self.delegates - 1)
+        var found = word.pointee.load(ordering: .acquiring)
+        while found & Mark.trials != 0 {
+            let left = found & Mark.trials
             let cost = burstCost.load(ordering: .relaxed)
             let isDear = cost > Self.mostBurstNanoseconds
             let isLast = left == 1 || isDear
-            let (exchanged, other) = burst.compareExchange(
-                expected: found, desired: isLast ? 0 : found - 1, ordering: .acquiringAndReleasing)
+            let (exchanged, other) = word.pointee.compareExchange(
+                expected: found, desired: isLast ? found & ~Mark.burst : found - 1, ordering: .acquiringAndReleasing)
             if exchanged {
                 trialCount.wrappingAdd(1, ordering: .relaxed)
+                passed.store(0, ordering: .relaxed)
                 let isWarmUp = burstLength.load(ordering: .relaxed) - left < burstWarmUp.load(ordering: .relaxed)
                     && cost < Self.mostBurstNanoseconds / 2
-                let isDelegated = found & Self.delegates != 0
+                let isDelegated = found & Mark.isBurstDelegated != 0
+                if isDelegated { delegatedReads.wrappingAdd(1, ordering: .relaxed) }
                 if isLast { judge(isDelegated, isDear: isDear) }
                 return Way(isDelegated: isDelegated, isTimed: true, isTrial: true, isWarmUp: isWarmUp || isLast)
             }
@@ -211,7 +266,8 @@ final class DelegationChoice: @unchecked Sendable {
         }
         let length = burstLength.load(ordering: .relaxed)
         (isDelegated ? delegated : direct).value.store(mean, ordering: .relaxed)
-        let (asking, looking) = (delegatedNanoseconds, directNanoseconds)
+        let (asking, walking) = (delegatedNanoseconds, walk.value.load(ordering: .relaxed))
+        let looking = walking > 0 ? min(walking, directNanoseconds) : directNanoseconds
         if asking == 0 { return begin(isDelegated: true, reads: Self.burstReads, warmUp: Self.burstReads / 2) }
         let isAffordable = burstCost.load(ordering: .relaxed) < Self.mostBurstNanoseconds
         let isHopeful = burstLeast.load(ordering: .relaxed) < looking
@@ -223,12 +279,21 @@ final class DelegationChoice: @unchecked Sendable {
             return begin(isDelegated: false, reads: 2 * length, warmUp: 0)
         }
         let isPreferred = asking < looking
-        if isDelegationPreferred.exchange(isPreferred, ordering: .relaxed) != isPreferred {
+        if prefersDelegation != isPreferred {
+            setMark(Mark.prefersDelegation, isPreferred)
             agreements.store(3, ordering: .relaxed)
         } else if agreements.load(ordering: .relaxed) < Self.mostAgreements {
             agreements.wrappingAdd(1, ordering: .relaxed)
         }
         plan(after: burstCost.load(ordering: .relaxed))
+    }
+
+    private func setMark(_ mark: UInt64, _ isSet: Bool) {
+        if isSet {
+            word.pointee.bitwiseOr(mark, ordering: .relaxed)
+        } else {
+            word.pointee.bitwiseAnd(~mark, ordering: .relaxed)
+        }
     }
 
     /// Puts the next burst so far away that one of the cost given is a small share of the time until then.
@@ -244,6 +309,11 @@ final class DelegationChoice: @unchecked Sendable {
     func record(_ nanoseconds: UInt64, _ way: Way) {
         let known = max(directNanoseconds, delegatedNanoseconds)
         let sample = known > 0 ? min(nanoseconds, Self.mostOfKnown * known) : nanoseconds
+        if way.isWalk {
+            guard walk.add(sample, block: Self.walkSamples) else { return }
+            setMark(Mark.prefersWalk, walk.value.load(ordering: .relaxed) < directNanoseconds)
+            return
+        }
         if way.isTrial {
             burstCost.wrappingAdd(nanoseconds, ordering: .relaxed)
             if burstGroup.add(nanoseconds) >= Self.groupSamples, let mean = burstGroup.take(atLeast: 1),

@@ -94,6 +94,28 @@ final class OffsetCache: @unchecked Sendable {
         return nil
     }
 
+    /// The newest memtable of which the cache knows a place for this hash.
+    ///
+    /// - Parameter memtables: newest first.
+    /// - Returns: its index.
+    func newestPlace(_ hash: UInt64, in memtables: ArraySlice<Memtable>) -> Int? {
+        let set = self.set(hash)
+        var newest: Int?
+        for way in 0..<Self.ways {
+            let slot = set + way * Self.slotBytes
+            guard sharedWord64(slot).pointee.load(ordering: .relaxed) == hash else { continue }
+            let word = sharedWord64(slot + 8).pointee.load(ordering: .relaxed)
+            guard word != 0 else { continue }
+            let memtable = word >> (Self.offsetBits + Self.shardBits)
+            var index = memtables.startIndex
+            while index < newest ?? memtables.endIndex {
+                if memtables[index].id == memtable { newest = index }
+                index += 1
+            }
+        }
+        return newest
+    }
+
     /// Remembers a place, and forgets another one of the set: the one of the oldest memtable, which will go
     /// first or has gone already.
     ///

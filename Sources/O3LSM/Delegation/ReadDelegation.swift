@@ -20,9 +20,7 @@ final class ReadDelegation: @unchecked Sendable {
     // @unchecked: everything that changes is atomic or behind the mutex.
     let mode: ReadDelegationMode
     /// How to read single keys, several at once (costs are those of a key), and ranges (those of an entry).
-    let points: DelegationChoice
-    let batches: DelegationChoice
-    let scans: DelegationChoice
+    let choices: DelegationChoices
     private let region: Region
     /// Distinguishes this owner from the ones before it, whose memtables a server may remember.
     private let life = UInt64.random(in: 1 ... .max)
@@ -57,17 +55,19 @@ final class ReadDelegation: @unchecked Sendable {
 
     private static let lookNanoseconds: UInt64 = 20_000_000
     private static let timeoutNanoseconds: UInt64 = 20_000_000
+    /// Requests that one reader has posted and not waited for at most: a ring has room for a few more.
+    static let mostInFlight = 4
     /// How long a server that has failed is left alone.
     private static let restNanoseconds: UInt64 = 100_000_000
 
     /// nil when the mode is off.
-    init?(_ region: Region, mode: ReadDelegationMode) {
+    ///
+    /// - Parameter isOffsetCacheUsed: whether readers have places of keys.
+    init?(_ region: Region, mode: ReadDelegationMode, isOffsetCacheUsed: Bool = false) {
         guard mode != .off else { return nil }
         self.mode = mode
         self.region = region
-        points = DelegationChoice(isAutomatic: mode == .auto)
-        batches = DelegationChoice(isAutomatic: mode == .auto)
-        scans = DelegationChoice(isAutomatic: mode == .auto)
+        choices = DelegationChoices(isAutomatic: mode == .auto, isOffsetCacheUsed: isOffsetCacheUsed)
         rings = (0..<RegionLayout.Ring.count).map { Server(ReadRing(region, index: $0)) }
         watch.withLock { $0 = rings.map { _ in Watched() } }
     }
@@ -87,6 +87,9 @@ final class ReadDelegation: @unchecked Sendable {
         }
         return servers.load(ordering: .relaxed) > 0
     }
+
+    /// As `hasServers`, without a look at the clock when somebody serves or did a moment ago.
+    var isServed: Bool { servers.load(ordering: .relaxed) > 0 || hasServers }
 
     private func lookForServers() {
         watch.withLock { watched in
@@ -136,22 +139,40 @@ final class ReadDelegation: @unchecked Sendable {
         return nil
     }
 
-    /// Asks one of the servers, and pays for the round trip.
-    private func ask(
-        _ write: (UnsafeMutableRawBufferPointer) -> Int?, _ read: (UnsafeRawBufferPointer) -> Bool
-    ) -> Bool {
-        guard let index = pick() else { return false }
-        let server = rings[index]
-        let start = region.fabric == nil ? 0 : monotonicNanoseconds()
-        let outcome = server.ring.ask(
-            timeoutNanoseconds: Self.timeoutNanoseconds, isServed: { isRunning(index) }, write: write, read: read)
-        if outcome != .busy { region.fabric?.roundTrips(1, since: start) }
+    /// A request on its way: to be waited for or withdrawn, once.
+    struct Posted: Sendable {
+        fileprivate let server: Int
+        fileprivate let ticket: ReadRing.Ticket
+    }
+
+    /// Posts a request to one of the servers.
+    ///
+    /// - Returns: nil when nobody serves, all slots are taken, or the request does not fit.
+    private func post(_ write: (UnsafeMutableRawBufferPointer) -> Int?) -> Posted? {
+        guard let index = pick() else { return nil }
+        guard let ticket = rings[index].ring.post(write) else {
+            counts.busy.wrappingAdd(1, ordering: .relaxed)
+            return nil
+        }
+        return Posted(server: index, ticket: ticket)
+    }
+
+    /// Waits for an answer, and pays for the round trip, which began when the request was posted: several that are on their
+    /// way at once cost as much as one.
+    ///
+    /// - Parameter read: see `ReadRing.wait`.
+    /// - Returns: whether it came and was accepted.
+    func wait(for posted: Posted, _ read: (UnsafeRawBufferPointer) -> Bool) -> Bool {
+        let server = rings[posted.server]
+        let outcome = server.ring.wait(
+            for: posted.ticket, timeoutNanoseconds: Self.timeoutNanoseconds, isServed: { isRunning(posted.server) }, read: read)
+        region.fabric?.roundTrips(1, since: posted.ticket.postedAt)
         switch outcome {
         case .answered: return true
-        case .busy: counts.busy.wrappingAdd(1, ordering: .relaxed)
+        case .busy: break
         case .timedOut:
             counts.timeouts.wrappingAdd(1, ordering: .relaxed)
-            if isRunning(index) { rest(server) } else { lookForServers() }
+            if isRunning(posted.server) { rest(server) } else { lookForServers() }
         case .damaged:
             counts.damaged.wrappingAdd(1, ordering: .relaxed)
             rest(server)
@@ -159,9 +180,15 @@ final class ReadDelegation: @unchecked Sendable {
         return false
     }
 
+    /// Gives a request up whose answer nobody wants any more.
+    func withdraw(_ posted: Posted) { rings[posted.server].ring.withdraw(posted.ticket) }
+
     private func rest(_ server: Server) {
         server.restingUntil.store(monotonicNanoseconds() + Self.restNanoseconds, ordering: .relaxed)
     }
+
+    /// Asks servers again that have failed a moment ago.
+    func endRests() { for server in rings { server.restingUntil.store(0, ordering: .relaxed) } }
 
     // MARK: Lookups
 
@@ -171,19 +198,13 @@ final class ReadDelegation: @unchecked Sendable {
         var memtables: Int
     }
 
-    /// Looks keys up in memtables with one request.
+    /// Posts one request for keys in memtables.
     ///
-    /// - Parameters:
-    ///   - memtables: delegable ones, newest first, at most `ReadMessage.maximumMemtables`.
-    ///   - answer: told of each key in order what the server says; false refuses it. The value is in the ring: it is
-    ///     there only during the call. Not called at all, or for some keys only, when false is returned.
-    /// - Returns: whether all answers came.
-    func lookup(
-        _ questions: [Question], _ memtables: ArraySlice<Memtable>, _ sequence: SequenceNumber,
-        answer: (Int, ReadAnswer) -> Bool
-    ) -> Bool {
+    /// - Parameter memtables: delegable ones, newest first, at most `ReadMessage.maximumMemtables`.
+    /// - Returns: nil: read directly.
+    func postLookup(_ questions: [Question], _ memtables: ArraySlice<Memtable>, _ sequence: SequenceNumber) -> Posted? {
         counts.keys.wrappingAdd(UInt64(questions.count), ordering: .relaxed)
-        let isAnswered = ask { room in
+        return post { room in
             var writer = MessageWriter(room)
             let heads = ReadMessage.headBytes + memtables.count * ReadMessage.memtableBytes
             let bytes = questions.reduce(heads) { $0 + ReadMessage.keyHeadBytes + $1.key.count }
@@ -202,7 +223,20 @@ final class ReadDelegation: @unchecked Sendable {
                 writer.put(question.key)
             }
             return writer.position
-        } _: { bytes in
+        }
+    }
+
+    /// Waits for the answer to a request for keys.
+    ///
+    /// - Parameters:
+    ///   - questions, sequence: as posted.
+    ///   - answer: told of each key in order what the server says; false refuses it. The value is in the ring: it is
+    ///     there only during the call. Not called at all, or for some keys only, when false is returned.
+    /// - Returns: whether all answers came.
+    func wait(
+        for posted: Posted, _ questions: [Question], _ sequence: SequenceNumber, answer: (Int, ReadAnswer) -> Bool
+    ) -> Bool {
+        let isAnswered = wait(for: posted) { bytes in
             var reader = MessageReader(bytes)
             for index in questions.indices {
                 guard let found = reader.answer(memtables: questions[index].memtables), found.sequence <= sequence,
@@ -218,17 +252,14 @@ final class ReadDelegation: @unchecked Sendable {
     /// Counts a key about which the server could not say anything.
     func countUnknown() { counts.unknown.wrappingAdd(1, ordering: .relaxed) }
 
-    /// The entries of a memtable at and after an internal key.
+    /// Posts a request for the entries of a memtable at and after an internal key. The answer is as `ReadMessage` says.
     ///
-    /// - Parameters:
-    ///   - count: of entries wanted at most; fewer come when they do not fit.
-    ///   - read: reads the answer (`ReadMessage`); false refuses it.
-    /// - Returns: whether it came.
-    func range(
-        _ memtable: Memtable, from key: UnsafeRawBufferPointer, _ trailer: Trailer, atMost count: UInt16,
-        read: (UnsafeRawBufferPointer) -> Bool
-    ) -> Bool {
-        let isAnswered = ask { room in
+    /// - Parameter count: of entries wanted at most; fewer come when they do not fit.
+    /// - Returns: nil: read directly.
+    func postRange(
+        _ memtable: Memtable, from key: UnsafeRawBufferPointer, _ trailer: Trailer, atMost count: UInt16
+    ) -> Posted? {
+        post { room in
             var writer = MessageWriter(room)
             guard ReadMessage.headBytes + ReadMessage.memtableBytes + key.count <= room.count else { return nil }
             writer.number(ReadMessage.range)
@@ -240,11 +271,21 @@ final class ReadDelegation: @unchecked Sendable {
             Self.name(memtable, &writer)
             writer.put(key)
             return writer.position
-        } _: {
-            read($0)
         }
-        if isAnswered { counts.ranges.wrappingAdd(1, ordering: .relaxed) }
-        return isAnswered
+    }
+
+    /// Counts a batch of entries that came.
+    func countRange() { counts.ranges.wrappingAdd(1, ordering: .relaxed) }
+
+    /// How a new cursor is to read the sealed memtables.
+    ///
+    /// - Parameter readClass: of the memtables it goes through, nil for none.
+    /// - Returns: nil: as without delegation.
+    func scan(_ readClass: ReadClass?) -> DelegatedScan? {
+        guard let readClass else { return nil }
+        let choice = choices[.scan, readClass]
+        let way = choice.way(isServed: isServed)
+        return way.isDelegated || way.isTimed ? DelegatedScan(self, choice, way) : nil
     }
 
     private static func name(_ memtable: Memtable, _ writer: inout MessageWriter) {
@@ -266,13 +307,21 @@ final class ReadDelegation: @unchecked Sendable {
         sum.damaged = counts.damaged.load(ordering: .relaxed)
         sum.busy = counts.busy.load(ordering: .relaxed)
         sum.unknown = counts.unknown.load(ordering: .relaxed)
-        sum.directNanoseconds = points.directNanoseconds
-        sum.delegatedNanoseconds = points.delegatedNanoseconds
-        sum.batchDirectNanoseconds = batches.directNanoseconds
-        sum.batchDelegatedNanoseconds = batches.delegatedNanoseconds
-        sum.scanDirectNanoseconds = scans.directNanoseconds
-        sum.scanDelegatedNanoseconds = scans.delegatedNanoseconds
-        sum.trials = points.trials + batches.trials + scans.trials
+        sum.classes = choices.statistics
+        for row in sum.classes {
+            sum.directReads += row.direct
+            sum.cachedReads += row.cached
+            sum.delegatedReads += row.delegated
+            sum.trials += row.trials
+        }
+        func busiest(_ kind: DelegationChoices.Kind) -> Statistics.DelegationClass {
+            let rows = sum.classes.filter { $0.kind == "\(kind)" }
+            return rows.max { $0.direct + $0.delegated < $1.direct + $1.delegated } ?? Statistics.DelegationClass()
+        }
+        let (point, batch, scan) = (busiest(.point), busiest(.batch), busiest(.scan))
+        (sum.directNanoseconds, sum.delegatedNanoseconds) = (point.directNanoseconds, point.delegatedNanoseconds)
+        (sum.batchDirectNanoseconds, sum.batchDelegatedNanoseconds) = (batch.directNanoseconds, batch.delegatedNanoseconds)
+        (sum.scanDirectNanoseconds, sum.scanDelegatedNanoseconds) = (scan.directNanoseconds, scan.delegatedNanoseconds)
         return sum
     }
 }

@@ -45,6 +45,16 @@ struct ReadAnswer {
     var value = UnsafeRawBufferPointer(start: nil, count: 0)
 }
 
+/// An entry of a memtable, as a server sends it.
+struct RangeEntry {
+    var key: UnsafeRawBufferPointer
+    var trailer: Trailer
+    /// nil: it is read where it lies.
+    var value: UnsafeRawBufferPointer?
+    var offset: UInt32
+    var shard: Int
+}
+
 /// Reads numbers and bytes one after the other and never beyond the end: nil there.
 struct MessageReader {
     private let bytes: UnsafeRawBufferPointer
@@ -80,6 +90,22 @@ struct MessageReader {
             answer.value = value
         }
         return answer
+    }
+
+    /// The next entry of a range.
+    mutating func entry() -> RangeEntry? {
+        guard let trailerWord = number(UInt64.self), let keyLength = number(UInt32.self), let valueLength = number(UInt32.self),
+            let offset = number(UInt32.self), let shard = number(UInt16.self), let isInline = number(UInt16.self),
+            let key = take(Int(keyLength))
+        else { return nil }
+        let trailer = Trailer(rawValue: trailerWord)
+        guard trailer.kind != nil else { return nil }
+        var entry = RangeEntry(key: key, trailer: trailer, offset: offset, shard: Int(shard))
+        if isInline == 1 {
+            guard let value = take(Int(valueLength)) else { return nil }
+            entry.value = value
+        }
+        return entry
     }
 }
 

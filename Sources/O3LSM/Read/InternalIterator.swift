@@ -14,6 +14,10 @@ class InternalIterator {
     /// The entry's value; empty for a deletion. Only while `isValid`.
     var value: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
 
+    /// Whether `announceSeek` does anything.
+    var wantsSeeksAnnounced: Bool { false }
+    /// Says that `seek` to the same place comes next, after those of cursors that hear it earlier.
+    func announceSeek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) {}
     func seekToFirst() throws(EngineError) {}
     func seekToLast() throws(EngineError) {}
     /// To the first entry at or after (`userKey`, `trailer`).

@@ -26,6 +26,8 @@ final class MergingIterator: InternalIterator {
     }
 
     private let children: ContiguousArray<InternalIterator>
+    /// Those of the children that begin a seek before it is their turn.
+    private let announced: ContiguousArray<InternalIterator>
     /// A heap in its first `heapCount` places: the next entry to emit is in place 0.
     private let heap: UnsafeMutablePointer<Cursor>
     @exclusivity(unchecked) private var heapCount = 0
@@ -33,6 +35,7 @@ final class MergingIterator: InternalIterator {
 
     init(_ children: [InternalIterator]) {
         self.children = ContiguousArray(children)
+        announced = ContiguousArray(children.filter(\.wantsSeeksAnnounced))
         heap = .allocate(capacity: max(1, children.count))
     }
 
@@ -52,6 +55,7 @@ final class MergingIterator: InternalIterator {
     var currentChild: Int { heap[0].child }
 
     override func seekToFirst() throws(EngineError) {
+        for child in announced { child.announceSeek(UnsafeRawBufferPointer(start: nil, count: 0), .first) }
         try rebuild(forward: true) { (_, child) throws(EngineError) in try child.seekToFirst() }
     }
 
@@ -60,6 +64,7 @@ final class MergingIterator: InternalIterator {
     }
 
     override func seek(_ userKey: UnsafeRawBufferPointer, _ trailer: Trailer) throws(EngineError) {
+        for child in announced { child.announceSeek(userKey, trailer) }
         try rebuild(forward: true) { (_, child) throws(EngineError) in try child.seek(userKey, trailer) }
     }
 

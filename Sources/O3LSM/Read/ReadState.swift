@@ -6,10 +6,15 @@ final class ReadState: Sendable {
     /// Newest first; the first one is active.
     let memtables: [Memtable]
     let version: Version
+    /// Of a read that meets all memtables in DM but the active one; nil: there are none. A hint: what a read may leave to
+    /// others it finds out by itself.
+    let readClass: ReadClass?
 
     init(memtables: [Memtable], version: Version) {
         self.memtables = memtables
         self.version = version
+        let sealed = memtables.dropFirst().filter(\.isInDM)
+        readClass = sealed.first.map { ReadClass(isFar: $0.fabric != nil, memtables: sealed.count) }
     }
 }
 

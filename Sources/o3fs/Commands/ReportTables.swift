@@ -72,6 +72,22 @@ enum ReportTables {
         return table.lines(indent: "  ")
     }
 
+    /// Reads of sealed memtables by kind, class and way.
+    static func delegation(_ classes: [Statistics.DelegationClass]) -> [String] {
+        var table = TextTable()
+        table.add([
+            "kind", "distance", "memtables", "way now", "direct", "cached", "delegated", "trials", "direct ns", "cached ns",
+            "delegated ns",
+        ])
+        for row in classes {
+            table.add([
+                row.kind, row.distance, row.memtables, row.preference, "\(row.direct)", "\(row.cached)", "\(row.delegated)",
+                "\(row.trials)", "\(row.directNanoseconds)", "\(row.cachedNanoseconds)", "\(row.delegatedNanoseconds)",
+            ])
+        }
+        return table.lines(indent: "  ")
+    }
+
     /// Memtables and their shards.
     static func memory(_ dm: Statistics.DisaggregatedMemory) -> [String] {
         guard dm.regionBytes > 0 else { return ["  none: the store is not open"] }

@@ -33,6 +33,9 @@ struct StatsCommand: ParsableCommand {
         lines += ["", "jobs in flight"] + ReportTables.jobs(engine.jobs)
         lines += ["", "stalls of writers"] + ReportTables.stalls(engine.stalls)
         lines += ["", "disaggregated memory"] + ReportTables.memory(engine.dm)
+        if !engine.delegation.classes.isEmpty {
+            lines += ["", "reads of sealed memtables"] + ReportTables.delegation(engine.delegation.classes)
+        }
         lines += ["", "levels"] + StatusCommand.levels(engine.levels)
         if let fuse = report.fuse { lines += ["", "operations of the mount"] + operations(fuse) }
         return lines
@@ -80,9 +83,11 @@ struct StatsCommand: ParsableCommand {
             facts.addFact(
                 "read delegation",
                 "\(reads.mode), \(reads.servers) servers, \(reads.answered) of \(reads.keys) keys answered, "
-                    + "\(reads.ranges) ranges, \(reads.timeouts) late, \(reads.damaged) damaged, \(reads.busy) busy; "
-                    + "a lookup costs \(reads.directNanoseconds) ns directly, \(reads.delegatedNanoseconds) ns delegated, "
-                    + "an entry of a scan \(reads.scanDirectNanoseconds) and \(reads.scanDelegatedNanoseconds) ns")
+                    + "\(reads.ranges) ranges, \(reads.timeouts) late, \(reads.damaged) damaged, \(reads.busy) busy")
+            facts.addFact(
+                "reads by way",
+                "\(reads.directReads) direct, \(reads.cachedReads) cached, \(reads.delegatedReads) delegated, "
+                    + "\(reads.trials) of them trials")
         }
         if engine.dm.paidRoundTrips > 0 || engine.dm.paidBytes > 0 {
             facts.addFact(

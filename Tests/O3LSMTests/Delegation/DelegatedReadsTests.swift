@@ -13,14 +13,16 @@ import Testing
     }
 
     /// A store with several sealed memtables whose flushes take a while.
-    private static func open(_ store: TemporaryStore, _ mode: ReadDelegationMode, offsetCache: Int = 0) throws -> Database {
+    private static func open(
+        _ store: TemporaryStore, _ mode: ReadDelegationMode, offsetCache: Int = 0, latencyMilliseconds: UInt64 = 20
+    ) throws -> Database {
         var options = TemporaryStore.smallOptions
         options.readDelegation = mode
         options.offsetCache = offsetCache
         options.flushThreads = 1
         return try Database.open(
             store.path, options: options,
-            storage: DistantStorage(POSIXStorage(), latencyNanoseconds: 20_000_000, bytesPerSecond: 2 << 20))
+            storage: DistantStorage(POSIXStorage(), latencyNanoseconds: latencyMilliseconds * 1_000_000, bytesPerSecond: 2 << 20))
     }
 
     /// Writes memtables 1…4 of 300 keys, over each other; what must be found, by key.
@@ -42,7 +44,9 @@ import Testing
         return expected
     }
 
-    private static func withServer(_ store: TemporaryStore, _ database: Database, _ body: () throws -> Void) throws {
+    private static func withServer(
+        _ store: TemporaryStore, _ database: Database, isExpected: Bool = true, _ body: () throws -> Void
+    ) throws {
         var configuration = Worker.Configuration()
         configuration.roles = [.reads]
         let worker = try Worker(store.path, configuration)
@@ -52,7 +56,7 @@ import Testing
             thread.join()
         }
         let deadline = monotonicNanoseconds() + 20_000_000_000
-        while database.statistics().delegation.servers == 0, monotonicNanoseconds() < deadline { usleep(5_000) }
+        while isExpected, database.statistics().delegation.servers == 0, monotonicNanoseconds() < deadline { usleep(5_000) }
         try body()
     }
 
@@ -109,7 +113,9 @@ import Testing
             var random = SeededRandom(seed)
             for memtable in state.memtables where memtable.isDelegable {
                 let own = memtable.makeIterator()
-                let delegated = DelegatedIterator(memtable, delegation, DelegationChoice.Way(isDelegated: true, isTimed: true))
+                let choice = delegation.choices[.scan, ReadClass(isFar: false, memtables: 1)]
+                let scan = DelegatedScan(delegation, choice, DelegationChoice.Way(isDelegated: true, isTimed: true))
+                let delegated = DelegatedIterator(memtable, scan)
                 for step in 0..<3000 {
                     switch random.below(40) {
                     case 0:
@@ -150,6 +156,82 @@ import Testing
             }
             for number in 0..<1000 { #expect(try found[Self.key(number)] == database.get(Self.key(number))) }
             #expect(database.statistics().delegation.ranges > 0)
+        }
+        abandon(database)
+    }
+
+    /// A seek over several memtables has its requests on their way at once, and leaves none behind.
+    @Test func aSeekAsksAllMemtablesAtOnce() throws {
+        let store = TemporaryStore("seekall")
+        let database = try Self.open(store, .on, latencyMilliseconds: 500)
+        let expected = try Self.fill(database)
+        let delegation = try #require(database.core.delegation)
+        let region = database.core.region
+        // Served by this thread, when it likes.
+        let ring = ReadRing(region, index: 0)
+        #expect(ring.take())
+        let deadline = monotonicNanoseconds() + 20_000_000_000
+        while !delegation.hasServers, monotonicNanoseconds() < deadline { usleep(5_000) }
+        let state = database.core.holder.current
+        let memtables = state.memtables.filter(\.isDelegable)
+        try #require(memtables.count >= 3)
+        let choice = delegation.choices[.scan, ReadClass(isFar: false, memtables: memtables.count)]
+        let way = DelegationChoice.Way(isDelegated: true, isTimed: true)
+        let posted = { (0..<RegionLayout.Ring.slotCount).filter { slot in
+            let word = region.base + RegionLayout.Ring.offset + RegionLayout.Ring.slots + slot * RegionLayout.Ring.slotBytes
+            return sharedWord64(word).pointee.load(ordering: .acquiring) & 0xff == 1
+        }.count }
+        let target = Self.key(100)
+        do {
+            let scan = DelegatedScan(delegation, choice, way)
+            let cursors = memtables.map { DelegatedIterator($0, scan) }
+            target.withUnsafeBytes { for cursor in cursors { cursor.announceSeek($0, .first) } }
+            #expect(posted() == min(memtables.count, ReadDelegation.mostInFlight))
+            // Another seek than the announced one, and cursors that go: what is on its way is withdrawn.
+            try Self.key(500).withUnsafeBytes { try cursors[0].seek($0, .first) }
+            #expect(cursors[0].isValid && compareKeys(Array(cursors[0].userKey), Self.key(500)) >= 0)
+            target.withUnsafeBytes { for cursor in cursors { cursor.announceSeek($0, .first) } }
+            withExtendedLifetime(cursors) {}
+        }
+        #expect(posted() == 0)
+        ring.leave()
+        for number in expected.indices { #expect(try database.get(Self.key(number)) == expected[number]) }
+        abandon(database)
+    }
+
+    /// A place in an older memtable is an answer only when no newer one has the key.
+    @Test(arguments: ReadDelegationMode.allCases) func aPlaceInAnOlderMemtable(mode: ReadDelegationMode) throws {
+        let store = TemporaryStore("olderplace\(mode)")
+        let database = try Self.open(store, mode, offsetCache: 1 << 20)
+        try Self.withServer(store, database, isExpected: mode != .off) {
+            let core = database.core
+            // States are held: their memtables stay, whatever is flushed.
+            func read(_ state: ReadState, _ number: Int) throws -> [UInt8]? {
+                try Self.key(number).withUnsafeBytes { try core.lookup($0, state, core.region.visibleSequence)?.copy() }
+            }
+            for number in 0..<300 { try database.put(Self.key(number), [1]) }
+            core.writes.sealIfRoom()
+            let older = core.holder.current
+            for number in 0..<300 { #expect(try read(older, number) == [1]) }
+            // Their places are known now, and out of date for some.
+            for number in 0..<300 where number % 3 == 0 { try database.put(Self.key(number), [2]) }
+            for number in 0..<300 where number % 5 == 0 { try database.delete(Self.key(number)) }
+            core.writes.sealIfRoom()
+            try database.put(Self.key(1000), [3])
+            core.writes.sealIfRoom()
+            let state = core.holder.current
+            for _ in 0..<20 {
+                for number in 0..<300 {
+                    let expected: [UInt8]? = number % 5 == 0 ? nil : number % 3 == 0 ? [2] : [1]
+                    #expect(try read(state, number) == expected, "\(number)")
+                }
+            }
+            withExtendedLifetime(older) {}
+            let found = database.statistics().delegation
+            guard mode != .off else { return }
+            #expect(found.damaged == 0)
+            #expect(found.classes.contains { $0.kind == "cached" } , "\(found)")
+            #expect(found.directReads + found.cachedReads + found.delegatedReads > 0)
         }
         abandon(database)
     }
@@ -198,11 +280,79 @@ import Testing
                     slots.storeBytes(of: random.next() | (offset == 0 ? 2 : 0), toByteOffset: offset, as: UInt64.self)
                 }
             }
+            var random = SeededRandom(seed &+ 1)
             for number in expected.indices {
                 #expect(try database.get(Self.key(number)) == expected[number], "seed \(seed)")
+                switch number % 8 {
+                case 0:
+                    let numbers = (0..<150).map { _ in random.below(1000) }
+                    #expect(try database.multiGet(numbers.map(Self.key)) == numbers.map { expected[$0] }, "seed \(seed)")
+                case 1:
+                    let scan = try database.makeIterator()
+                    try scan.seek(Self.key(number))
+                    for row in number..<min(1000, number + 40) where expected[row] != nil {
+                        try #require(scan.isValid && Array(scan.key) == Self.key(row), "seed \(seed), row \(row)")
+                        #expect(Array(scan.value) == expected[row], "seed \(seed)")
+                        try scan.next()
+                    }
+                default: break
+                }
             }
             isOver.set()
             vandal.join()
+        }
+        abandon(database)
+    }
+
+    /// A server that sends damaged answers with right sums: reads end, with whatever it said, and the next one's are right.
+    @Test func answersThatLieHarmNobody() throws {
+        let store = TemporaryStore("liar")
+        let database = try Self.open(store, .on)
+        let expected = try Self.fill(database)
+        let seed = UInt64.random(in: 0 ... .max)
+        let region = database.core.region
+        let delegation = try #require(database.core.delegation)
+        let ring = ReadRing(region, index: 0)
+        #expect(ring.take())
+        let isOver = Stop()
+        let liar = try BackgroundThread("liar") {
+            var random = SeededRandom(seed)
+            let server = ReadServer(region, ring)
+            while !isOver.isSet {
+                let found = ring.serve { request, room in
+                    guard let count = server.answer(request, room), count > 0 else { return nil }
+                    for _ in 0..<random.below(4) {
+                        room[random.below(count)] = UInt8(truncatingIfNeeded: random.next())
+                    }
+                    return random.below(8) == 0 ? random.below(count) : count
+                }
+                if !found { ring.sleep(milliseconds: 5) }
+            }
+        }
+        let deadline = monotonicNanoseconds() + 20_000_000_000
+        while !delegation.hasServers, monotonicNanoseconds() < deadline { usleep(5_000) }
+        var random = SeededRandom(seed &+ 1)
+        for round in 0..<400 {
+            // A refused answer puts the server to rest; here it is asked on.
+            delegation.endRests()
+            _ = try database.get(Self.key(random.below(1000)))
+            if round % 4 == 0 { _ = try database.multiGet((0..<100).map { _ in Self.key(random.below(1000)) }) }
+            let scan = try database.makeIterator()
+            try scan.seek(Self.key(random.below(1000)))
+            for _ in 0..<60 where scan.isValid { try scan.next() }
+            if scan.isValid { try scan.previous() }
+        }
+        #expect(database.statistics().delegation.damaged > 0, "seed \(seed)")
+        isOver.set()
+        ring.wakeServer()
+        liar.join()
+        ring.leave()
+        try Self.withServer(store, database) {
+            delegation.endRests()
+            for number in expected.indices {
+                let found = try database.get(Self.key(number))
+                #expect(found == expected[number], "seed \(seed)")
+            }
         }
         abandon(database)
     }
