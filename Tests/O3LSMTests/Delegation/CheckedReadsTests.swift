@@ -22,6 +22,7 @@ import Testing
         options.readDelegation = delegation
         options.placement = placement
         options.localBuffer = 4 << 20
+        options.l0CompactionTrigger = 2
         // A tenth of the keys.
         options.offsetCache = Self.keys / 10 * OffsetCache.slotBytes
         let database = try store.open(options)
@@ -29,6 +30,8 @@ import Testing
         let versions = Versions(Self.keys)
         let problems = Mutex<[String]>([])
         let isOver = Atomic<Bool>(false)
+        // Readers go on until they have met a compaction, however few their reads are.
+        let hasCompacted = Atomic<Bool>(false)
         // Workers that come and go.
         let servers = ReadServers(store.path)
         if delegation != .off { try servers.start() }
@@ -57,8 +60,18 @@ import Testing
             try BackgroundThread("sealer") {
                 guarded("sealer") {
                     var random = SeededRandom(seed &+ 100)
+                    var rounds = 0
                     while !isOver.load(ordering: .relaxed) {
-                        if random.below(8) == 0 { try database.flush() } else { database.core.writes.sealIfRoom() }
+                        rounds += 1
+                        if rounds % 16 == 0 {
+                            try database.compact()
+                            let hasMerged = database.statistics().compaction.localJobs > 0
+                            hasCompacted.store(hasMerged, ordering: .relaxed)
+                        } else if random.below(8) == 0 {
+                            try database.flush()
+                        } else {
+                            database.core.writes.sealIfRoom()
+                        }
                         usleep(UInt32(5_000 + random.below(30_000)))
                     }
                 }
@@ -70,7 +83,7 @@ import Testing
                     guarded("reader \(reader)") {
                         var random = SeededRandom(seed &+ 200 &+ UInt64(reader))
                         var left = Self.reads / Self.readers / (Placement.allCases.count * ReadDelegationMode.allCases.count)
-                        while left > 0, !isOver.load(ordering: .relaxed) {
+                        while left > 0 || !hasCompacted.load(ordering: .relaxed), !isOver.load(ordering: .relaxed) {
                             left -= try versions.checkSome(database, &random)
                         }
                     }
@@ -88,37 +101,9 @@ import Testing
         } else {
             #expect(statistics.offsetCache.hits > 0 && statistics.offsetCache.misses > 0)
         }
-        #expect(statistics.flush.localJobs > 0)
+        #expect(statistics.flush.localJobs > 0 && statistics.compaction.localJobs > 0)
+        #expect(versions.checkedRows > 0)
         try database.close()
-    }
-}
-
-/// A worker that serves reads, in a thread of this process, and is replaced again and again.
-private final class ReadServers: Sendable {
-    private let path: String
-    private let isOver = Atomic<Bool>(false)
-    private let thread = Mutex<BackgroundThread?>(nil)
-
-    init(_ path: String) { self.path = path }
-
-    func start() throws {
-        let made = try BackgroundThread("servers") { [self] in
-            while !isOver.load(ordering: .relaxed) {
-                var configuration = Worker.Configuration()
-                configuration.roles = [.reads]
-                guard let worker = try? Worker(path, configuration) else { return }
-                let run = try? BackgroundThread("server") { try? worker.run() }
-                for _ in 0..<20 where !isOver.load(ordering: .relaxed) { usleep(50_000) }
-                worker.stop()
-                run?.join()
-            }
-        }
-        thread.withLock { $0 = made }
-    }
-
-    func stop() {
-        isOver.store(true, ordering: .relaxed)
-        thread.withLock { $0 }?.join()
     }
 }
 
@@ -132,8 +117,17 @@ private final class Versions: @unchecked Sendable {
         let finished = Atomic<UInt64>(0)
     }
     private let rows: UnsafeMutablePointer<Row>
+    private let count: Int
+    /// Keys by the order of their names.
+    private let order: [Int]
+    private let storedRows = Atomic<Int>(0)
+
+    /// Rows of scans that were checked.
+    var checkedRows: Int { storedRows.load(ordering: .relaxed) }
 
     init(_ count: Int) {
+        self.count = count
+        order = (0..<count).sorted { Versions.name($0).lexicographicallyPrecedes(Versions.name($1)) }
         rows = .allocate(capacity: count)
         for index in 0..<count { (rows + index).initialize(to: Row()) }
     }
@@ -169,6 +163,7 @@ private final class Versions: @unchecked Sendable {
         let keys = (0..<8).map { _ in random.below(random.below(2) == 0 ? 200 : 6000) }
         let names = keys.map(Self.name)
         let least = keys.map { rows[$0].finished.load(ordering: .sequentiallyConsistent) }
+        if random.below(16) == 0 { return try checkScan(database, &random) }
         switch random.below(4) {
         case 0:
             let values = try database.multiGet(names)
@@ -195,6 +190,29 @@ private final class Versions: @unchecked Sendable {
             }
         }
         return keys.count
+    }
+
+    /// A scan from anywhere over some keys: each is there, or was deleted, and there is none between them.
+    ///
+    /// - Returns: how many answers were checked.
+    private func checkScan(_ database: Database, _ random: inout SeededRandom) throws -> Int {
+        let first = random.below(count)
+        let wanted = order[first..<min(count, first + 5 + random.below(random.below(8) == 0 ? 600 : 40))]
+        let least = wanted.map { rows[$0].finished.load(ordering: .sequentiallyConsistent) }
+        let scan = try database.makeIterator()
+        let most = wanted.map { rows[$0].begun.load(ordering: .sequentiallyConsistent) }
+        if random.below(20) == 0 { usleep(2000) }
+        // Twice: the second seek meets a cursor that has moved.
+        for _ in 0..<2 {
+            try scan.seek(Self.name(order[first]))
+            for (index, key) in wanted.enumerated() {
+                let isThere = scan.isValid && Array(scan.key) == Self.name(key)
+                try check(isThere ? Array(scan.value) : nil, key, least[index], most[index], "scan")
+                if isThere { try scan.next() }
+            }
+        }
+        storedRows.wrappingAdd(2 * wanted.count, ordering: .relaxed)
+        return 2 * wanted.count
     }
 
     private func check(_ value: [UInt8]?, _ key: Int, _ least: UInt64, _ most: UInt64, _ how: String) throws {

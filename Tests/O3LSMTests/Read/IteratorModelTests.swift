@@ -108,10 +108,12 @@ import Testing
         }
     }
 
-    @Test(arguments: [Placement.direct, .staged]) func walkAsOverASortedArray(placement: Placement) throws {
+    @Test(arguments: [Placement.direct, .staged], ReadDelegationMode.allCases)
+    func walkAsOverASortedArray(placement: Placement, delegation: ReadDelegationMode) throws {
         let seed = UInt64.random(in: 0 ... .max)
-        let store = TemporaryStore("cursors\(placement)")
+        let store = TemporaryStore("cursors\(placement)\(delegation)")
         var options = TemporaryStore.smallOptions
+        options.readDelegation = delegation
         options.placement = placement
         options.localBuffer = 4 << 20
         options.l0CompactionTrigger = 2
@@ -119,6 +121,8 @@ import Testing
         // Less than there is.
         options.cacheSize = 1 << 20
         let twins = Twins(try store.open(options))
+        let servers = ReadServers(store.path)
+        if delegation != .off { try servers.start() }
         let isOver = Atomic<Bool>(false)
         let problems = Mutex<[String]>([])
         @Sendable func run(_ name: String, _ body: @escaping @Sendable (inout SeededRandom) throws -> Void) throws
@@ -157,10 +161,14 @@ import Testing
         for thread in readers { thread.join() }
         isOver.store(true, ordering: .relaxed)
         for thread in background { thread.join() }
+        servers.stop()
         let found = problems.withLock { $0 }
         #expect(found.isEmpty, "seed \(seed): \(found.prefix(3))")
         let statistics = twins.database.statistics()
         #expect(statistics.flush.localJobs > 0 && statistics.compaction.localJobs > 0)
+        let reads = statistics.delegation
+        #expect(reads.damaged == 0, "\(reads)")
+        if delegation == .on { #expect(reads.ranges > 0, "\(reads)") }
         try twins.database.close()
     }
 }

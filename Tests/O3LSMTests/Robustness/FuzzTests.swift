@@ -357,6 +357,37 @@ import Testing
             }
         }
     }
+
+    /// The entries that a worker sends of a range.
+    @Test func rangeAnswers() throws {
+        var room = [UInt8](repeating: 0, count: 512)
+        let count = room.withUnsafeMutableBytes { buffer in
+            var writer = MessageWriter(buffer)
+            for (number, isInline) in [(1, true), (2, false), (3, true)] {
+                let (key, value) = (Array("key \(number)".utf8), Array("value \(number)".utf8))
+                writer.number(Trailer(sequence: UInt64(number), kind: .put).rawValue)
+                writer.number(UInt32(key.count))
+                writer.number(UInt32(value.count))
+                writer.number(UInt32(4096))
+                writer.number(UInt16(2))
+                writer.number(UInt16(isInline ? 1 : 0))
+                key.withUnsafeBytes { writer.put($0) }
+                if isInline { value.withUnsafeBytes { writer.put($0) } }
+            }
+            return writer.position
+        }
+        fuzz("range answers", [Array(room.prefix(count))]) { _, bytes in
+            bytes.withUnsafeBytes { bytes in
+                var reader = MessageReader(bytes)
+                while let entry = reader.entry() {
+                    var sum = 0
+                    for byte in entry.key { sum += Int(byte) }
+                    for byte in entry.value ?? entry.key { sum += Int(byte) }
+                    if sum < 0 { print(sum) }
+                }
+            }
+        }
+    }
 }
 
 extension FileMetadata {
