@@ -18,8 +18,10 @@ final class EngineCore: @unchecked Sendable {
     let control: ControlPlane
     let executor: LocalExecutor
     let recovery: Statistics.Recovery
-    /// Whether a write returns only when the log has it: memtables are in memory that dies with the process.
-    let appendsBeforeReturn: Bool
+    /// Whether a write returns only when the log has it: memtables are in memory that dies with the process, or that no
+    /// later process finds.
+    @inline(__always)
+    var appendsBeforeReturn: Bool { options.placement == .staged || control.hasLostMemory }
     /// The store's lock; nil once this process has let go of the store.
     private let lock: Mutex<(any FileLock)?>
     /// The owner's row of the node table.
@@ -51,7 +53,6 @@ final class EngineCore: @unchecked Sendable {
         self.control = control
         self.executor = executor
         self.recovery = recovery
-        appendsBeforeReturn = options.placement == .staged
         self.lock = Mutex(lock)
         self.node = node
         self.offsetCache = offsetCache
@@ -269,6 +270,7 @@ final class EngineCore: @unchecked Sendable {
         }
         fillOccupancy(&statistics, state)
         fillNodes(&statistics)
+        statistics.dm.isNameLost = control.hasLostMemory
         statistics.placement = options.placement.rawValue
         statistics.wal = log.statistics()
         let cache = tables.blockCache.statistics

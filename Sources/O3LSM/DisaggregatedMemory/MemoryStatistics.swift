@@ -43,6 +43,9 @@ extension Statistics {
         public var freeSlabs = 0
         /// Slabs taken that no memtable has yet: copies that are being made.
         public var slabsOnTheWay = 0
+        /// Whether the region's object was deleted or replaced by somebody: no later process finds what is in it, so
+        /// writes return when the log has them.
+        public var isNameLost = false
         /// What simulated distance has been paid for, see `Options.dmLatencyNanoseconds`: by single accesses, and by
         /// transfers.
         public var paidRoundTrips = 0
@@ -55,6 +58,7 @@ extension Statistics {
             case slabs
             case freeSlabs = "free_slabs"
             case slabsOnTheWay = "slabs_on_the_way"
+            case isNameLost = "name_lost"
             case paidRoundTrips = "paid_round_trips"
             case paidBytes = "paid_bytes"
             case memtables

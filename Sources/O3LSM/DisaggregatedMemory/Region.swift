@@ -56,7 +56,8 @@ final class Region: @unchecked Sendable {
     /// next one makes a new object.
     var isCurrent: Bool {
         let descriptor = shm_open(name, O_RDONLY | O_CLOEXEC, 0)
-        guard descriptor >= 0 else { return false }
+        // What this process is short of says nothing of the name.
+        guard descriptor >= 0 else { return [EMFILE, ENFILE, ENOMEM, EINTR].contains(errno) }
         defer { Glibc.close(descriptor) }
         var status = stat()
         return fstat(descriptor, &status) == 0 && status.st_ino == inode
@@ -128,7 +129,12 @@ final class Region: @unchecked Sendable {
             }
             throw .io(operation: "reserve shared memory", path: name, code: code)
         }
-        let region = Region(name: name, base: try map(descriptor, size, name), size: size, isRecovered: false)
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else {
+            throw .io(operation: "inspect shared memory", path: name, code: errno)
+        }
+        let region = Region(
+            name: name, base: try map(descriptor, size, name), size: size, isRecovered: false, inode: status.st_ino)
         region.initialise(storeID: storeID, bootID: bootID)
         return region
     }

@@ -50,6 +50,9 @@ final class ControlPlane: @unchecked Sendable {
     /// Why the log thread could not keep the commit interval; nil once it has caught up.
     private let logFailure = Mutex<EngineError?>(nil)
 
+    /// Whether the region's object has lost its name, so that no later process would find what is in it.
+    private let isRegionUnnamed = Atomic<Bool>(false)
+
     /// When deletions on a full disk may be sealed again, see `sealDeletions`.
     private var nextSealAt: UInt64 = 0
     private static let sealNanoseconds: UInt64 = 300_000_000
@@ -144,6 +147,11 @@ final class ControlPlane: @unchecked Sendable {
         }
     }
 
+    /// Whether what is in DM dies with this process: somebody has deleted the region's object, or put another in its
+    /// place. It is looked at every second.
+    @inline(__always)
+    var hasLostMemory: Bool { isRegionUnnamed.load(ordering: .relaxed) }
+
     /// Shards whose tables are written while their memtables wait for others, see `FlushScheduler`.
     var flushedShards: [UInt64: Set<Int>] { shared.withLock { $0.flushedShards } }
 
@@ -171,11 +179,23 @@ final class ControlPlane: @unchecked Sendable {
             let now = monotonicNanoseconds()
             if now - lastBeat > 1_000_000_000 {
                 NodeTable(context.region).beat(node)
+                watchRegion()
                 lastBeat = now
             }
             context.jobs.waitForFinish(
                 since: ticket, milliseconds: flushes.mustLookAgain ? 1 : ControlPlane.idleMilliseconds)
         }
+    }
+
+    /// From the moment that the region is found without its name, writes wait for the log before they return; what has
+    /// returned before is appended here, and again a second later what has meanwhile passed between the two.
+    private func watchRegion() {
+        if !hasLostMemory {
+            guard !context.region.isCurrent else { return }
+            isRegionUnnamed.store(true, ordering: .sequentiallyConsistent)
+        }
+        // A failure is for the writers that wait for the log, and for the log's thread, to tell.
+        try? log.append(through: context.region.visibleSequence)
     }
 
     private func step() throws(EngineError) {

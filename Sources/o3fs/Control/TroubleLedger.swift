@@ -65,6 +65,15 @@ final class TroubleLedger: Sendable {
                     what: "the store has as many files as --max-inodes allows",
                     wayOut: "delete files, or mount with a higher --max-inodes"))
         }
+        if statistics.dm.isNameLost {
+            found.append(
+                Trouble(
+                    what: "the store's object in /dev/shm was deleted or replaced: a daemon that comes later does not "
+                        + "find it",
+                    wayOut: "nothing is lost, but every write waits for the log, and workers have left: o3fs upgrade, or "
+                        + "unmounting and mounting again, makes new memory; see to what deletes files there (RemoveIPC= "
+                        + "in logind.conf)"))
+        }
         if let failure = statistics.lastFailure, let age = statistics.lastFailureAgeSeconds, age < Self.recentSeconds,
             statistics.writeError == nil
         {
