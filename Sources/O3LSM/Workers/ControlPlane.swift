@@ -382,13 +382,14 @@ final class ControlPlane: @unchecked Sendable {
     /// Keeps un-synced operations from growing older than the commit interval.
     ///
     /// What lies in sealed memtables is about to become durable by its flush, and a log of it would be
-    /// written in vain: it is given half of the interval before the log takes it after all.
+    /// written in vain: it is given a quarter of the interval longer before the log takes it after all. That is then at
+    /// most three quarters old, and the last one is for writing it.
     private func commitLoop() {
-        let halfInterval = max(context.options.commitIntervalMilliseconds / 2, 5)
+        let quarterInterval = max(context.options.commitIntervalMilliseconds / 4, 5)
         var previous: SequenceNumber = 0
         var beforeThat: SequenceNumber = 0
         while !isStopping.load(ordering: .acquiring) {
-            sleepUnlessStopped(milliseconds: halfInterval)
+            sleepUnlessStopped(milliseconds: quarterInterval)
             if isStopping.load(ordering: .acquiring) { return }
             let durable = log.durableSequence
             let isOverdue = beforeThat > durable

@@ -57,6 +57,49 @@ import Testing
     }
 }
 
+/// Without any sync, what power loss takes is at most as old as the commit interval.
+@Suite struct PowerLossBoundTests {
+    /// Also what lies in memtables that wait for a slow flush. What a busy machine adds is allowed for.
+    @Test(arguments: [false, true]) func atMostTheCommitIntervalIsLost(flushesAreSlow: Bool) throws {
+        let intervalMilliseconds: UInt64 = 2000
+        let allowanceMilliseconds: UInt64 = 500
+        let memory = MemoryStorage()
+        let storage = FaultyStorage(memory)
+        let history = NumberedHistory(seed: 21)
+        if flushesAreSlow { storage.delay(.sync, path: "/sst/", milliseconds: 5000) }
+        var options = NumberedHistory.options
+        options.commitIntervalMilliseconds = Int(intervalMilliseconds)
+        // A memtable takes a few batches: some are always sealed.
+        options.memtableSize = 1 << 20
+        let database = try Database.open("/store", options: options, storage: storage)
+        let created = memory.afterPowerLoss(.everything)
+        #expect(created.exists("/store/IDENTITY"))
+        var returned: [UInt64] = []
+        var cuts: [(time: UInt64, survivor: MemoryStorage)] = []
+        let end = monotonicNanoseconds() + 8_000_000_000
+        while monotonicNanoseconds() < end {
+            try database.write(history.batch(returned.count + 1))
+            returned.append(monotonicNanoseconds())
+            usleep(15_000)
+            if returned.count % 20 == 0 { cuts.append((monotonicNanoseconds(), memory.afterPowerLoss(.everything))) }
+        }
+        abandon(database)
+        history.forgetRegion(memory)
+        var oldest: UInt64 = 0
+        for (time, survivor) in cuts {
+            let reopened = try Database.open("/store", options: NumberedHistory.options, storage: survivor)
+            let last = NumberedHistory.number(try reopened.get(NumberedHistory.head))
+            abandon(reopened)
+            history.forgetRegion(survivor)
+            guard last < returned.count, returned[last] < time else { continue }
+            oldest = max(oldest, (time - returned[last]) / 1_000_000)
+        }
+        print("PowerLossBoundTests: \(returned.count) batches, \(cuts.count) cuts, the oldest lost was \(oldest) ms old")
+        #expect(cuts.count > 5 && returned.count > 100)
+        #expect(oldest <= intervalMilliseconds + allowanceMilliseconds)
+    }
+}
+
 /// A deterministic list of batches, each a pure function of the seed and its number, that fills memtables and
 /// more than one log file. Used by one thread.
 final class NumberedHistory {
