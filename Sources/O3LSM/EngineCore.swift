@@ -57,8 +57,11 @@ final class EngineCore: @unchecked Sendable {
         self.node = node
         self.offsetCache = offsetCache
         self.delegation = delegation
-        scrubber = Scrubber(holder: holder, tables: tables)
+        scrubber = Scrubber(holder: holder, storage: storage, layout: layout)
     }
+
+    /// The store's lock, which lasts as long as anybody has it; nil once the store is closed.
+    var heldLock: (any FileLock)? { lock.withLock { $0 } }
 
     func flush() throws(EngineError) {
         if options.readOnly { return }
@@ -281,44 +284,6 @@ final class EngineCore: @unchecked Sendable {
         statistics.recovery = recovery
         statistics.scrub = scrubber.report
         return statistics
-    }
-
-    func verify(progress: (_ done: UInt64, _ total: UInt64) -> Void) -> [EngineError] {
-        let version = holder.current.version
-        var problems: [EngineError] = []
-        do throws(EngineError) { try version.checkInvariants() } catch { problems.append(error) }
-        let files = version.levels.flatMap { $0 }
-        for (index, file) in files.enumerated() {
-            progress(UInt64(index), UInt64(files.count))
-            do throws(EngineError) {
-                let table = try tables.table(file)
-                try table.verify()
-                guard table.properties.entryCount == file.entryCount,
-                    table.properties.rangeTombstoneCount == file.rangeTombstoneCount
-                else {
-                    throw .corruption(
-                        file: layout.table(file.number), offset: 0,
-                        expected: "\(file.entryCount) entries, as the manifest says",
-                        found: "\(table.properties.entryCount)")
-                }
-            } catch {
-                problems.append(error)
-            }
-        }
-        progress(UInt64(files.count), UInt64(files.count))
-        return problems + leakedTables(version)
-    }
-
-    /// Files among the tables that nothing names. Only a store that was closed in order, and is not open now,
-    /// must have none: after a crash they wait for the next owner.
-    private func leakedTables(_ version: Version) -> [EngineError] {
-        guard options.readOnly, recovery.source == "log", recovery.replayedEntries == 0,
-            let names = try? storage.list(layout.tableDirectory)
-        else { return [] }
-        let live = Set(version.levels.joined().map { layout.table($0.number) })
-        return names.map { layout.tableDirectory + "/" + $0 }.filter { !live.contains($0) }.sorted().map {
-            .corruption(file: $0, offset: 0, expected: "a table that the manifest names", found: "one that nothing names")
-        }
     }
 }
 

@@ -1,6 +1,3 @@
-import CSystem
-import Glibc
-
 /// `o3fs import`: makes a store of an exported stream, or brings one that was made so up to a later snapshot.
 ///
 /// The new state is built beside the store, in `STORE.import`, and takes its place when it is whole and on storage: a
@@ -48,18 +45,15 @@ public struct Import {
             try storage.rename(building, to: store)
         } else {
             let held = try cloneBase()
-            defer { Self.unlock(held) }
+            defer { withExtendedLifetime(held) {} }
             try apply(progress)
             // The new store takes the old one's name, and the old one the new one's, in one step.
-            let code = o3_renameat2(building, store, Self.exchange)
-            guard code == 0 else { throw .io(operation: "exchange", path: "\(building) and \(store)", code: -code) }
+            try storage.exchange(building, with: store)
         }
         try storage.syncDirectory(parent)
         try finishEarlierImport()
         return reader.counts
     }
-
-    private static let exchange: UInt32 = 2  // RENAME_EXCHANGE
 
     /// Where the new state is built.
     private var building: String { store + ".import" }
@@ -90,15 +84,12 @@ public struct Import {
 
     /// Makes the building a copy of the store, which must be what the stream builds upon.
     ///
-    /// - Returns: a descriptor that holds the store's lock until it is closed.
-    private func cloneBase() throws(EngineError) -> Int32 {
+    /// - Returns: the store's lock.
+    private func cloneBase() throws(EngineError) -> (any FileLock)? {
         let layout = StoreLayout(root: store)
-        let lock = SharedStoreLock()
-        let locking = POSIXStorage(storeLock: lock)
-        let database = try Database.open(store, options: Self.options, storage: locking)
-        let held = lock.descriptor.map { dup($0) } ?? -1
+        let database = try Database.open(store, options: Self.options, storage: storage)
+        let held = database.core.heldLock
         do throws(EngineError) {
-            guard held >= 0 else { throw .io(operation: "keep the lock of", path: store, code: EMFILE) }
             guard let origin = try OriginFile.load(layout, storage), origin.snapshot == reader.header.base else {
                 throw .invalidArgument(
                     "the stream holds what has changed since the snapshot \(reader.header.base ?? ""), which \(store) "
@@ -113,15 +104,8 @@ public struct Import {
             return held
         } catch {
             try? database.close()
-            if held >= 0 { Self.unlock(held) }
             throw error
         }
-    }
-
-    /// A child that is being started may have a copy of the descriptor: closing it alone would not be enough.
-    private static func unlock(_ held: Int32) {
-        _ = flock(held, LOCK_UN)
-        close(held)
     }
 
     private static var options: Options {

@@ -7,7 +7,7 @@ import Glibc
 public struct SnapshotDirectory: Sendable {
     /// The store's directory.
     public let store: String
-    private let storage: any Storage
+    let storage: any Storage
 
     public init(store: String, storage: any Storage = POSIXStorage()) {
         self.store = store

@@ -6,7 +6,8 @@ import Glibc
 /// Where the tree of tables is known, a damaged table gives way to one with what is left of it, in its place in the tree,
 /// by one edit of the manifest; the damaged files are kept in `STORE/damaged`. Where it is not known, or a log that is
 /// needed cannot be read whole, a new store is made beside (`StoreRebuild`), which takes the old one's place; that is kept
-/// as `STORE.damaged`. A repair that is interrupted is begun again by the next one.
+/// as `STORE.damaged`. A repair that is interrupted is begun again by the next one. Snapshots are read, too, and left as
+/// they are.
 public struct StoreRepair {
     private let layout: StoreLayout
     private let storage: any Storage
@@ -51,6 +52,7 @@ public struct StoreRepair {
         }
         let lock = try storage.lock(layout.lock)
         defer { withExtendedLifetime(lock) {} }
+        var sound: Set<FileIdentity> = []
         if needsRebuild {
             let rebuild = StoreRebuild(layout, storage, versions: versions, identity: identity)
             try rebuild.run(dryRun: dryRun, &report, progress)
@@ -59,8 +61,9 @@ public struct StoreRepair {
             guard let found = try recoverVersions() else {
                 throw .corruption(file: layout.current, offset: 0, expected: "the manifest of before", found: "none")
             }
-            try replaceDamagedTables(found.versions, identity == nil, dryRun, &report, progress)
+            sound = try replaceDamagedTables(found.versions, identity == nil, dryRun, &report, progress)
         }
+        readSnapshots(besides: sound, &report)
         return report
     }
 
@@ -185,10 +188,12 @@ public struct StoreRepair {
 
     // MARK: - Tables in their places
 
+    /// - Returns: the tables that are sound.
     private func replaceDamagedTables(
         _ versions: VersionSet, _ needsIdentity: Bool, _ dryRun: Bool, _ report: inout StoreRepairReport,
         _ progress: (UInt64, UInt64) -> Void
-    ) throws(EngineError) {
+    ) throws(EngineError) -> Set<FileIdentity> {
+        var sound: Set<FileIdentity> = []
         let version = versions.current
         let total = UInt64(version.levels.joined().count)
         var edit = VersionEdit()
@@ -199,7 +204,10 @@ public struct StoreRepair {
                 progress(done, total)
                 done += 1
                 let salvage = TableSalvage(storage, layout.table(file.number), file)
-                if try salvage.isSound() { continue }
+                if try salvage.isSound() {
+                    sound.insert(try storage.fileIdentity(layout.table(file.number)))
+                    continue
+                }
                 let number = versions.newFileNumber()
                 let written = try salvage.copy(
                     to: dryRun ? DiscardedFile(layout.table(number)) : storage.create(layout.table(number)), number: number,
@@ -210,7 +218,7 @@ public struct StoreRepair {
             }
         }
         progress(total, total)
-        guard !dryRun, !report.isSound else { return }
+        guard !dryRun, !report.isSound else { return sound }
         if !damaged.isEmpty {
             try storage.syncDirectory(layout.tableDirectory)
             try keep(damaged)
@@ -219,6 +227,21 @@ public struct StoreRepair {
         try versions.logAndApply(edit)
         for number in damaged where storage.exists(layout.table(number)) { try storage.delete(layout.table(number)) }
         if needsIdentity { _ = try StoreIdentity.create(at: layout.identity, storage: storage) }
+        return sound
+    }
+
+    // MARK: - Snapshots
+
+    /// Says which files of snapshots are damaged: nothing can be written to a snapshot.
+    private func readSnapshots(besides sound: Set<FileIdentity>, _ report: inout StoreRepairReport) {
+        let (tables, problems) = SnapshotDirectory(store: layout.root, storage: storage).tables(besides: sound)
+        var damage = problems
+        for table in tables {
+            do throws(EngineError) { try table.verify(storage) } catch { damage.append(error) }
+        }
+        report.leftAlone = damage.map {
+            "a snapshot is damaged, and left as it is; what else is in it can still be read: \($0)"
+        }
     }
 
     /// Gives damaged tables a second name in `STORE/damaged`, for who knows better.

@@ -16,6 +16,8 @@ public struct StoreRepairReport: Sendable {
     /// One sentence for each.
     public var changes: [String] = []
     public var losses: [Loss] = []
+    /// What is damaged and stays as it is: one sentence for each file of a snapshot.
+    public var leftAlone: [String] = []
 
     /// Whether there was nothing to do.
     public var isSound: Bool { changes.isEmpty && losses.isEmpty }

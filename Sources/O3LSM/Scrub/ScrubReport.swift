@@ -20,7 +20,7 @@ public struct ScrubReport: Codable, Equatable, Sendable {
     /// Seconds since 1970; `ended` only when it is over.
     public var started: UInt64
     public var ended: UInt64?
-    /// One sentence for each damaged table.
+    /// One sentence for each damaged file.
     public var problems: [String] = []
 
     enum CodingKeys: String, CodingKey {

@@ -2,8 +2,9 @@ import CSystem
 import Glibc
 import Synchronization
 
-/// Reads every table of an open store from storage and checks every checksum, in the background and at a bounded rate,
-/// so that damage is found while there is still a backup that has none. Thread-safe. Named after what ZFS and btrfs do.
+/// Reads every table of an open store, and of its snapshots, from storage and checks every checksum, in the background
+/// and at a bounded rate, so that damage is found while there is still a backup that has none. Thread-safe. Named after
+/// what ZFS and btrfs do.
 ///
 /// One scrub runs at a time. It sees the tables of the version with which it began.
 final class Scrubber: Sendable {
@@ -18,14 +19,16 @@ final class Scrubber: Sendable {
     private let isStopping = Atomic<Bool>(false)
     private let bell = Atomic<UInt32>(0)
     private let holder: ReadStateHolder
-    private let tables: TableCache
+    private let storage: any Storage
+    private let layout: StoreLayout
 
     /// Between the beginning of a scrub and that of the next, where they repeat.
     private static let intervalSeconds = 7 * 86_400
 
-    init(holder: ReadStateHolder, tables: TableCache) {
+    init(holder: ReadStateHolder, storage: any Storage, layout: StoreLayout) {
         self.holder = holder
-        self.tables = tables
+        self.storage = storage
+        self.layout = layout
     }
 
     /// The running scrub, or the last one; nil: there was none.
@@ -94,40 +97,35 @@ final class Scrubber: Sendable {
     }
 
     private func run(_ files: [FileMetadata], _ limiter: RateLimiter?, _ tell: (EngineError) -> Void) {
-        for file in files {
+        let known = SnapshotDirectory.identities(files, layout, storage)
+        let (kept, problems) = SnapshotDirectory(store: layout.root, storage: storage).tables(besides: known)
+        shared.withLock {
+            $0.report?.tablesTotal += kept.count
+            $0.report?.bytesTotal += kept.reduce(0) { $0 + $1.file.size }
+        }
+        for problem in problems { note(problem, tell) }
+        let own = files.map { VerifiedTable(path: layout.table($0.number), file: $0, snapshot: nil) }
+        for table in own + kept {
             do throws(EngineError) {
-                try check(file, limiter)
-                shared.withLock { $0.report?.tables += 1 }
+                try table.verify(storage) { bytes throws(EngineError) in
+                    limiter?.acquire(UInt64(bytes)) { isStopping.load(ordering: .acquiring) }
+                    shared.withLock { $0.report?.bytes += UInt64(bytes) }
+                    if isStopping.load(ordering: .acquiring) { throw .closed }
+                }
             } catch .closed {
                 return end(.stopped)
             } catch {
-                tell(error)
-                shared.withLock {
-                    $0.report?.tables += 1
-                    $0.report?.problems.append(error.description)
-                }
+                // A snapshot may be deleted at any time.
+                if table.snapshot.map(storage.exists) ?? true { note(error, tell) }
             }
+            shared.withLock { $0.report?.tables += 1 }
         }
         end(.done)
     }
 
-    /// - Throws: `.closed` when the scrub is to end; what is wrong with the table.
-    private func check(_ file: FileMetadata, _ limiter: RateLimiter?) throws(EngineError) {
-        let table = try tables.openForVerification(number: file.number)
-        // What the system remembers of the file says nothing about storage.
-        table.file.forgetCached()
-        guard table.file.size == file.size, table.properties.entryCount == file.entryCount,
-            table.properties.rangeTombstoneCount == file.rangeTombstoneCount
-        else {
-            throw .corruption(
-                file: table.file.path, offset: 0, expected: "\(file.size) bytes, \(file.entryCount) entries",
-                found: "\(table.file.size) bytes, \(table.properties.entryCount) entries")
-        }
-        try table.verify { bytes throws(EngineError) in
-            limiter?.acquire(UInt64(bytes)) { isStopping.load(ordering: .acquiring) }
-            shared.withLock { $0.report?.bytes += UInt64(bytes) }
-            if isStopping.load(ordering: .acquiring) { throw .closed }
-        }
+    private func note(_ problem: EngineError, _ tell: (EngineError) -> Void) {
+        tell(problem)
+        shared.withLock { $0.report?.problems.append(problem.description) }
     }
 
     private func end(_ state: ScrubReport.State) {

@@ -42,6 +42,10 @@ public final class DistantStorage: Storage {
         link.roundTrip()
         try base.rename(source, to: destination)
     }
+    public func exchange(_ path: String, with other: String) throws(EngineError) {
+        link.roundTrip()
+        try base.exchange(path, with: other)
+    }
     public func delete(_ path: String) throws(EngineError) { try base.delete(path) }
     public func link(_ path: String, to second: String) throws(EngineError) { try base.link(path, to: second) }
     public func removeDirectory(_ path: String) throws(EngineError) { try base.removeDirectory(path) }
@@ -52,6 +56,7 @@ public final class DistantStorage: Storage {
         try base.syncDirectory(path)
     }
     public func exists(_ path: String) -> Bool { base.exists(path) }
+    public func fileIdentity(_ path: String) throws(EngineError) -> FileIdentity { try base.fileIdentity(path) }
     public func fileSize(_ path: String) throws(EngineError) -> UInt64 { try base.fileSize(path) }
     public func lock(_ path: String) throws(EngineError) -> any FileLock { try base.lock(path) }
     public func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) { try base.space(path) }

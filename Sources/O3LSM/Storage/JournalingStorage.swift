@@ -112,6 +112,7 @@
             try change(.syncDirectory, Array(path.utf8)) { () throws(EngineError) in try base.syncDirectory(path) }
         }
         public func exists(_ path: String) -> Bool { base.exists(path) }
+        public func fileIdentity(_ path: String) throws(EngineError) -> FileIdentity { try base.fileIdentity(path) }
         public func fileSize(_ path: String) throws(EngineError) -> UInt64 { try base.fileSize(path) }
         public func lock(_ path: String) throws(EngineError) -> any FileLock { try base.lock(path) }
         public func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) { try base.space(path) }

@@ -30,6 +30,12 @@ public final class POSIXStorage: Storage {
         }
     }
 
+    public func exchange(_ path: String, with other: String) throws(EngineError) {
+        let code = o3_renameat2(path, other, Self.exchangeFlag)
+        guard code == 0 else { throw .io(operation: "exchange", path: "\(path) and \(other)", code: -code) }
+    }
+    private static let exchangeFlag: UInt32 = 2  // RENAME_EXCHANGE
+
     public func delete(_ path: String) throws(EngineError) {
         guard unlink(path) == 0 else { throw .io(operation: "delete", path: path, code: errno) }
     }
@@ -77,6 +83,12 @@ public final class POSIXStorage: Storage {
     }
 
     public func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
+    public func fileIdentity(_ path: String) throws(EngineError) -> FileIdentity {
+        var status = stat()
+        guard stat(path, &status) == 0 else { throw .io(operation: "stat", path: path, code: errno) }
+        return .inode(UInt64(status.st_ino), device: UInt64(status.st_dev))
+    }
 
     public func fileSize(_ path: String) throws(EngineError) -> UInt64 {
         var status = stat()

@@ -13,6 +13,8 @@ public protocol Storage: AnyObject, Sendable {
     func openForReading(_ path: String) throws(EngineError) -> any ReadableFile
     /// Atomically replaces `destination`.
     func rename(_ source: String, to destination: String) throws(EngineError)
+    /// Gives each of two directories the other's name, in one step.
+    func exchange(_ path: String, with other: String) throws(EngineError)
     func delete(_ path: String) throws(EngineError)
     /// Gives a file, which will never change again, a second name; on storage but for the name when it returns.
     func link(_ path: String, to second: String) throws(EngineError)
@@ -24,6 +26,8 @@ public protocol Storage: AnyObject, Sendable {
     /// Makes creations, renames and deletions in the directory survive power loss.
     func syncDirectory(_ path: String) throws(EngineError)
     func exists(_ path: String) -> Bool
+    /// What two names of one file have in common, and no other file has while this one is there.
+    func fileIdentity(_ path: String) throws(EngineError) -> FileIdentity
     func fileSize(_ path: String) throws(EngineError) -> UInt64
     /// Takes the advisory lock of a store; released when the result is released, or its process dies.
     func lock(_ path: String) throws(EngineError) -> any FileLock
@@ -31,7 +35,22 @@ public protocol Storage: AnyObject, Sendable {
     func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64)
 }
 
+/// Which file it is, whatever its names.
+public enum FileIdentity: Hashable, Sendable {
+    case inode(UInt64, device: UInt64)
+    /// Of storage without second names.
+    case path(String)
+}
+
 extension Storage {
+    /// For storage without second names.
+    public func fileIdentity(_ path: String) throws(EngineError) -> FileIdentity { .path(path) }
+
+    /// For storage that cannot.
+    public func exchange(_ path: String, with other: String) throws(EngineError) {
+        throw .io(operation: "exchange", path: "\(path) and \(other)", code: ENOSYS)
+    }
+
     /// For storage without second names.
     public func link(_ path: String, to second: String) throws(EngineError) { try copy(path, to: second) }
 

@@ -16,7 +16,8 @@ struct RepairCommand: ParsableCommand {
             Then the rows: link counts, sizes and parents are made anew from what they count; what has lost its name \
             goes to /lost+found; names that lead nowhere are removed. Without --yes, rows of a store that does not open \
             are not looked at. Exit status: 0 when there is nothing to do or all was done, 1 when something is to be done \
-            (without --yes) or was lost, 2 when the store cannot be repaired.
+            (without --yes), was lost, or is damaged in a snapshot, which is left as it is, 2 when the store cannot be \
+            repaired.
             """
     )
 
@@ -36,9 +37,12 @@ struct RepairCommand: ParsableCommand {
         /// What could not be brought back.
         var losses: [String]
         var unlisted: Int
+        /// What is damaged and stays as it is.
+        var leftAlone: [String] = []
 
         enum CodingKeys: String, CodingKey {
             case store, changes, losses, unlisted
+            case leftAlone = "left_alone"
             case dryRun = "dry_run"
         }
     }
@@ -59,6 +63,7 @@ struct RepairCommand: ParsableCommand {
             Console.line(try JSON.encode(report, pretty: true))
         } else {
             for loss in report.losses { Console.line("lost: \(loss)") }
+            for line in report.leftAlone { Console.line("left: \(line)") }
             for change in report.changes { Console.line("\(yes ? "done" : "to do"): \(change)") }
             if report.unlisted > 0 { Console.line("and \(report.unlisted) more") }
             let verdict =
@@ -67,6 +72,7 @@ struct RepairCommand: ParsableCommand {
             Console.line("\(report.store): \(verdict)")
         }
         if yes ? !report.losses.isEmpty : count > 0 { throw ExitCode(1) }
+        if !report.leftAlone.isEmpty { throw ExitCode(1) }
     }
 
     /// The store's path, also when what makes a directory a store is lost.
@@ -84,6 +90,7 @@ struct RepairCommand: ParsableCommand {
         let found = try StoreRepair(report.store).run(dryRun: !yes) { bar.update($0, of: $1, "tables") }
         report.changes += found.changes
         report.losses += found.losses.map(Self.describe)
+        report.leftAlone += found.leftAlone
     }
 
     private static func describe(_ loss: StoreRepairReport.Loss) -> String {
