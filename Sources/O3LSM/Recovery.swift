@@ -115,8 +115,12 @@ extension EngineCore {
             try control.start()
         }
         if needsReplay {
-            recovery.replayedEntries = try replay(files, layout, storage, writes, log, from: nextSequence - 1)
-            if !options.readOnly { region.placement = options.placement }
+            recovery.replayedEntries = try replay(files, layout, storage, writes, from: nextSequence - 1)
+            if !options.readOnly {
+                region.placement = options.placement
+                // A flush is what makes them durable without another log of them.
+                if recovery.replayedEntries > 0, writes.sealIfRoom() != nil { jobs.ringFinished() }
+            }
         } else {
             // All that the old logs hold is in the region, or in tables.
             files.setRecoveredLastSequences(nextSequence - 1)
@@ -287,9 +291,11 @@ extension EngineCore {
         return memtable
     }
 
-    /// Writes the log's entries beyond `flushed` again, record by record, with the numbers they had.
+    /// Writes the log's entries beyond `flushed` again, record by record, with the numbers they had. They do not count
+    /// as durable, for what was read may be in the system's memory only (`LogFiles.open`), until they are in tables,
+    /// or in a log of this owner.
     private static func replay(
-        _ files: LogFiles, _ layout: StoreLayout, _ storage: any Storage, _ writes: WritePath, _ log: WriteAheadLog,
+        _ files: LogFiles, _ layout: StoreLayout, _ storage: any Storage, _ writes: WritePath,
         from flushed: SequenceNumber
     ) throws(EngineError) -> UInt64 {
         var expected = flushed + 1
@@ -318,7 +324,7 @@ extension EngineCore {
                     // Batch by batch: several of them together may be larger than one may be.
                     if isLast {
                         replayed += UInt64(batch.count)
-                        log.markDurable(through: try writes.write(batch))
+                        _ = try writes.write(batch)
                         batch.clear()
                     }
                 }

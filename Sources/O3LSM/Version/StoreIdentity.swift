@@ -28,7 +28,11 @@ struct StoreIdentity: Equatable, Sendable {
         let identity = StoreIdentity(storeID: storeID, created: UInt64(time(nil)))
         let slash = path.lastIndex(of: "/")
         let directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-        try storage.replace(path, in: directory, with: identity.encode())
+        do throws(EngineError) { try storage.replace(path, in: directory, with: identity.encode()) } catch {
+            // A name whose sync has failed may never get to storage: nobody is to find it and build upon it.
+            try? storage.delete(path)
+            throw error
+        }
         return identity
     }
 

@@ -27,6 +27,9 @@ final class VersionSet: Sendable {
         var limitBytes: UInt64 = 0
         /// Manifests that storage may hold; all but the last are removed once CURRENT is known to name that.
         var manifestNumbers: [UInt64]
+        /// Whether CURRENT on storage names a manifest of this owner, and its last commit was synced: then no table
+        /// but those of the current version can be found by a recovery.
+        var isSettled = false
         /// Why no further commit is possible.
         var poison: EngineError?
     }
@@ -108,7 +111,11 @@ final class VersionSet: Sendable {
         try set.logAndApply(edit)
     }
 
-    /// The tree that CURRENT names. Its manifest is not appended to: the first commit begins a new one.
+    /// The tree that CURRENT names. Changes nothing. Its manifest is not appended to: the first commit begins a new
+    /// one, and so does `removeOrphans`.
+    ///
+    /// What is read may be in the system's memory only, and no sync mends that: one of the last owner's may have
+    /// failed, which drops what it should have written, and later ones say nothing of it.
     ///
     /// - Parameters:
     ///   - manifest: the number of the one to read; nil: what CURRENT says.
@@ -126,13 +133,6 @@ final class VersionSet: Sendable {
         guard storage.exists(path) else {
             throw .corruption(file: layout.current, offset: 0, expected: "the number of a manifest", found: "\(number)")
         }
-        // After the death of a process the newest edit, or CURRENT itself, may never have been synced. Files
-        // will be removed because of them, so power loss must not take them back.
-        let stored = try storage.reuse(path)
-        try stored.sync()
-        try stored.close()
-        try storage.syncDirectory(layout.root)
-
         var recovered = State(version: .empty, flushedSequence: 0, lastSequence: 0)
         var tables = VersionBuilder()
         var nextFile: UInt64?
@@ -227,6 +227,7 @@ final class VersionSet: Sendable {
             // The manifest's tail is unknown, so nothing is appended to it again. A new manifest that CURRENT
             // names settles the matter; want of space is the one failure after which trying that makes sense.
             committer.manifest = nil
+            committer.isSettled = false
             if error.posixCode != ENOSPC && error.posixCode != EDQUOT {
                 committer.poison = .readOnly(reason: "the manifest could not be written: \(error.description)")
             }
@@ -260,6 +261,8 @@ final class VersionSet: Sendable {
     private func beginManifest(with next: State, _ committer: inout Committer) throws(EngineError) {
         let number = newFileNumber()
         committer.manifestNumbers.append(number)
+        // Of a making of the store that failed: its name may never get to storage, whatever later syncs say.
+        if storage.exists(layout.manifest(number)) { try storage.delete(layout.manifest(number)) }
         let file = try storage.create(layout.manifest(number))
         let writer = try LogWriter(file: file, logNumber: number, kind: .manifest)
         for edit in next.snapshot(tablesPerEdit: VersionSet.snapshotTables) { try append(edit, to: writer) }
@@ -273,6 +276,7 @@ final class VersionSet: Sendable {
             try? storage.delete(layout.manifest(old))
         }
         committer.manifestNumbers = [number]
+        committer.isSettled = true
     }
 
     private func install(_ next: State, _ edit: VersionEdit, _ previous: Version) {
@@ -289,9 +293,14 @@ final class VersionSet: Sendable {
     // MARK: Orphans
 
     /// Removes tables, manifests and temporary files that the current version does not name: what a crash has
-    /// left behind. To be called once after opening, before any number is given out and while no job runs.
+    /// left behind. To be called after opening, before any number is given out, and while no job runs.
+    ///
+    /// The current version is written into a new manifest first, unless this owner has done so: power loss could bring
+    /// back an older one, which names tables that the current one does not. Where there is no room for it, only files of
+    /// attempts go, for no manifest names them; a later call removes the rest.
     func removeOrphans() throws(EngineError) {
         let live = liveFileNumbers()
+        var tables: [String] = []
         for name in try storage.list(layout.tableDirectory) {
             let path = layout.tableDirectory + "/" + name
             guard let number = StoreLayout.tableNumber(in: name) else { continue }
@@ -300,21 +309,44 @@ final class VersionSet: Sendable {
                 try? storage.delete(path)
             } else if layout.table(number) == path, !live.contains(number) {
                 raiseNextFile(above: number)
-                try storage.delete(path)
+                tables.append(path)
             }
         }
-        let manifests = committer.withLock { $0.manifestNumbers }
+        var others: [(path: String, manifest: UInt64?)] = []
         for name in try storage.list(layout.root) {
             let path = layout.root + "/" + name
             if path == layout.current + temporaryFileSuffix || path == layout.identity + temporaryFileSuffix {
-                try storage.delete(path)
-            } else if let number = StoreLayout.number(in: name), layout.manifest(number) == path,
-                !manifests.contains(number)
-            {
+                others.append((path, nil))
+            } else if let number = StoreLayout.number(in: name), layout.manifest(number) == path {
                 raiseNextFile(above: number)
-                try storage.delete(path)
+                others.append((path, number))
             }
         }
+        guard try settle() else { return }
+        let manifests = committer.withLock { $0.manifestNumbers }
+        for path in tables { try storage.delete(path) }
+        for (path, manifest) in others where manifest.map({ !manifests.contains($0) }) ?? true {
+            // The new manifest has taken the place of some of them.
+            if storage.exists(path) { try storage.delete(path) }
+        }
+    }
+
+    /// Writes a manifest unless the one on storage is this owner's and whole.
+    ///
+    /// - Returns: false when there is no room for it.
+    private func settle() throws(EngineError) -> Bool {
+        let outcome = committer.withLock { committer -> Result<Bool, EngineError> in
+            if committer.isSettled { return .success(true) }
+            if let poison = committer.poison { return .failure(poison) }
+            do throws(EngineError) {
+                try beginManifest(with: state.withLock { $0 }, &committer)
+                return .success(true)
+            } catch {
+                committer.manifest = nil
+                return error.isOutOfSpace ? .success(false) : .failure(error)
+            }
+        }
+        return try outcome.get()
     }
 
     /// The number of a file that was found must not be given out again.

@@ -24,8 +24,9 @@ final class LogFiles {
     /// once `setRecoveredLastSequence` has said what they hold.
     let recoveredNumbers: [UInt64]
 
-    /// Finds the log files of a store and makes what they hold survive power loss: after the death of a
-    /// process they may hold records that were never synced, and a recovery is about to build on them.
+    /// Finds the log files of a store and syncs them: after the death of a process they may hold records that were
+    /// never synced, and most likely survive power loss from here on. Nobody may rely on it: a sync of the last owner that
+    /// failed has dropped what it should have written, and this one says nothing of it.
     ///
     /// - Parameters:
     ///   - fileSize: bytes after which the next file is begun.
@@ -47,12 +48,12 @@ final class LogFiles {
             numbers.append(number)
         }
         numbers.sort()
-        for number in numbers {
+        for number in numbers where !isReadOnly {
             let file = try storage.reuse(layout.log(number))
             try file.sync()
             try file.close()
         }
-        if !numbers.isEmpty { try storage.syncDirectory(layout.logDirectory) }
+        if !numbers.isEmpty, !isReadOnly { try storage.syncDirectory(layout.logDirectory) }
         let next = max(numbers.last ?? 0, free) + 1
         return LogFiles(layout: layout, storage: storage, fileSize: fileSize, numbers: numbers, next: next)
     }
@@ -139,22 +140,33 @@ final class LogFiles {
 
     /// Begins the next file. Its name is on storage before its first byte is written, so that a recycled file
     /// is never found under its old name with a part of its new contents; its header is before the first record.
+    ///
+    /// Each attempt takes a number of its own: when the directory could not be synced, the name may never get to
+    /// storage, whatever later syncs say.
     private func begin() throws(EngineError) {
         let number = nextNumber
-        let path = layout.log(number)
-        let file: any WritableFile
-        if let old = recyclable.first {
-            try storage.rename(layout.freeLog(old), to: path)
-            recyclable.removeFirst()
-            try storage.syncDirectory(layout.logDirectory)
-            file = try storage.reuse(path)
-        } else {
-            file = try storage.create(path)
-            try storage.syncDirectory(layout.logDirectory)
-        }
-        let writer = try LogWriter(file: file, logNumber: number, kind: .writeAhead)
-        try writer.sync()
         nextNumber += 1
-        current = (writer, number, 0)
+        do throws(EngineError) {
+            let writer = try LogWriter(file: try makeFile(number), logNumber: number, kind: .writeAhead)
+            try writer.sync()
+            current = (writer, number, 0)
+        } catch {
+            // Nothing is in it yet.
+            try? storage.delete(layout.log(number))
+            throw error
+        }
+    }
+
+    private func makeFile(_ number: UInt64) throws(EngineError) -> any WritableFile {
+        let path = layout.log(number)
+        guard let old = recyclable.first else {
+            let file = try storage.create(path)
+            try storage.syncDirectory(layout.logDirectory)
+            return file
+        }
+        try storage.rename(layout.freeLog(old), to: path)
+        recyclable.removeFirst()
+        try storage.syncDirectory(layout.logDirectory)
+        return try storage.reuse(path)
     }
 }

@@ -83,9 +83,6 @@ final class WriteAheadLog: @unchecked Sendable {
     /// At the end, when everything is in tables: the log's files are removed.
     func removeFiles() { leader.withLock { _ in files.removeAll() } }
 
-    /// Recovery: everything up to `sequence` has just been read from the log.
-    func markDurable(through sequence: SequenceNumber) { raiseDurable(to: sequence) }
-
     func statistics() -> Statistics.Log {
         var log = Statistics.Log()
         log.bytesWritten = bytesWritten.load(ordering: .relaxed)

@@ -5,6 +5,9 @@ import Synchronization
 
 /// A storage that does as another one does until a planned fault comes due. Thread-safe.
 ///
+/// A sync that fails loses what it should have made durable, where the other storage can (`LosingFile`,
+/// `LosingStorage`): later syncs do not bring it back.
+///
 ///     let storage = FaultyStorage(POSIXStorage())
 ///     storage.fail(.append, at: 3, code: ENOSPC)            // the third append fails, once
 ///     storage.fail(.sync, path: ".log", times: .max)        // every sync of a log fails with EIO
@@ -125,7 +128,10 @@ final class FaultyStorage: Storage {
         try base.createDirectory(path)
     }
     func syncDirectory(_ path: String) throws(EngineError) {
-        try enter(.syncDirectory, path)
+        do throws(EngineError) { try enter(.syncDirectory, path) } catch {
+            (base as? any LosingStorage)?.loseUnsyncedNames(in: path)
+            throw error
+        }
         try base.syncDirectory(path)
     }
     func exists(_ path: String) -> Bool { base.exists(path) }

@@ -8,10 +8,12 @@ import Synchronization
 /// Bytes survive once their file was synced, names once their directory was synced; what was not may be there
 /// or not. `afterPowerLoss` makes a storage with one of the outcomes that are possible: for each file any of
 /// the sectors written since its last sync, for each directory a prefix of the changes since its last sync
-/// (file systems keep these in order). A file may be synced and its name still be lost.
+/// (file systems keep these in order). A file may be synced and its name still be lost. What a failed sync has
+/// dropped (`LosingFile`, `LosingStorage`) is there for every reader and never gets to the medium, whoever opens the
+/// file again and syncs it.
 ///
 ///     storage.stop(after: 17)          // the 18th change from now and all later ones throw EIO
-final class MemoryStorage: Storage {
+final class MemoryStorage: Storage, LosingStorage {
     /// What becomes of the changes that were not synced.
     enum Loss {
         /// None of them survives.
@@ -26,27 +28,61 @@ final class MemoryStorage: Storage {
         var bytes: [UInt8] = []
         /// What the last sync left on the medium.
         var durable: [UInt8] = []
-        /// A sync has failed: what it should have made durable is lost on the medium, whatever later syncs say.
-        var hasLostWrites = false
+        /// Bytes that a failed sync should have made durable: lost on the medium until they are written again.
+        var lost = 0..<0
 
         init(_ bytes: [UInt8] = []) {
             self.bytes = bytes
             durable = bytes
+        }
+
+        func write(_ new: UnsafeRawBufferPointer, at start: Int) {
+            if bytes.count < start { bytes += [UInt8](repeating: 0, count: start - bytes.count) }
+            bytes.replaceSubrange(start..<min(start + new.count, bytes.count), with: new)
+            // Files are written from their start: what precedes the lost bytes is not.
+            guard start <= lost.lowerBound, start + new.count > lost.lowerBound else { return }
+            lost = min(start + new.count, lost.upperBound)..<lost.upperBound
+        }
+
+        func truncate() { (bytes, lost) = ([], 0..<0) }
+
+        func sync() {
+            var next = bytes
+            for index in lost { next[index] = index < durable.count ? durable[index] : 0 }
+            if !lost.isEmpty, lost.upperBound == next.count {
+                next.removeLast(next.count - min(next.count, max(lost.lowerBound, durable.count)))
+            }
+            durable = next
+        }
+
+        func loseUnsyncedWrites() {
+            let common = min(bytes.count, durable.count)
+            let differing = (0..<common).filter { bytes[$0] != durable[$0] }
+            let first = differing.first ?? common
+            lost = first..<(bytes.count > common ? bytes.count : max(first, (differing.last ?? -1) + 1))
         }
     }
 
     fileprivate enum Change {
         case link(name: String, File)
         case unlink(name: String)
-        case rename(from: String, to: String)
+        case rename(from: String, to: String, File)
 
         func apply(to entries: inout [String: File]) {
             switch self {
             case .link(let name, let file): entries[name] = file
             case .unlink(let name): entries[name] = nil
-            case .rename(let source, let target):
-                entries[target] = entries[source]
+            case .rename(let source, let target, let file):
                 entries[source] = nil
+                entries[target] = file
+            }
+        }
+
+        func copied(_ copy: (File) -> File) -> Change {
+            switch self {
+            case .link(let name, let file): .link(name: name, copy(file))
+            case .unlink: self
+            case .rename(let source, let target, let file): .rename(from: source, to: target, copy(file))
             }
         }
     }
@@ -62,7 +98,7 @@ final class MemoryStorage: Storage {
             pending.append(change)
         }
         mutating func sync() {
-            durable = entries
+            for change in pending { change.apply(to: &durable) }
             pending = []
         }
     }
@@ -125,16 +161,12 @@ final class MemoryStorage: Storage {
                     )
                 }
                 for (name, file) in directory.durable.sorted(by: { $0.key < $1.key }) {
-                    survived.entries[name] = copy(file)
+                    survived.durable[name] = copy(file)
                 }
-                survived.durable = survived.entries
-                for change in kept {
-                    if case .link(let name, let file) = change {
-                        survived.make(.link(name: name, copy(file)))
-                    } else {
-                        survived.make(change)
-                    }
-                }
+                survived.entries = survived.durable
+                for change in kept { survived.make(change.copied(copy)) }
+                // Among what a failed sync has dropped are names that others see.
+                if case .nothing = loss { survived.entries = directory.entries.mapValues(copy) }
                 // After power loss the medium is all there is.
                 if case .torn = loss { survived.sync() }
                 result.unguarded.directories[path] = survived
@@ -181,8 +213,7 @@ final class MemoryStorage: Storage {
             let (directory, name) = split(path)
             guard let entries = state.directories[directory]?.entries else { throw missing("create", path) }
             if let file = entries[name] {
-                file.bytes = []
-                file.hasLostWrites = false
+                file.truncate()
                 return MemoryStorageFile(path: path, file, self)
             }
             let file = File()
@@ -193,9 +224,7 @@ final class MemoryStorage: Storage {
 
     func reuse(_ path: String) throws(EngineError) -> any WritableFile {
         try withState { (state) throws(EngineError) in
-            let file = try state.file(path)
-            file.hasLostWrites = false
-            return MemoryStorageFile(path: path, file, self)
+            MemoryStorageFile(path: path, try state.file(path), self)
         }
     }
 
@@ -207,20 +236,60 @@ final class MemoryStorage: Storage {
     func rename(_ source: String, to destination: String) throws(EngineError) {
         try withState { (state) throws(EngineError) in
             try state.change("rename", source)
-            _ = try state.file(source)
+            if state.directories[source] != nil { return state.move(source, to: destination) }
+            let file = try state.file(source)
             let (directory, from) = split(source)
             let (other, to) = split(destination)
             guard directory == other else { throw .io(operation: "rename", path: source, code: EXDEV) }
-            state.directories[directory]?.make(.rename(from: from, to: to))
+            state.directories[directory]?.make(.rename(from: from, to: to, file))
         }
     }
 
     func delete(_ path: String) throws(EngineError) {
         try withState { (state) throws(EngineError) in
             try state.change("delete", path)
+            if state.directories[path] != nil { throw .io(operation: "delete", path: path, code: EISDIR) }
             _ = try state.file(path)
             let (directory, name) = split(path)
             state.directories[directory]?.make(.unlink(name: name))
+        }
+    }
+
+    func link(_ path: String, to second: String) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change("link", path)
+            let file = try state.file(path)
+            let (directory, name) = split(second)
+            guard let entries = state.directories[directory]?.entries else { throw missing("link", second) }
+            guard entries[name] == nil else { throw .io(operation: "link", path: second, code: EEXIST) }
+            state.directories[directory]?.make(.link(name: name, file))
+        }
+    }
+
+    func exchange(_ path: String, with other: String) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change("exchange", path)
+            for path in [path, other] where state.directories[path] == nil { throw missing("exchange", path) }
+            let aside = path + ".exchanged"
+            state.move(path, to: aside)
+            state.move(other, to: path)
+            state.move(aside, to: other)
+        }
+    }
+
+    func removeDirectory(_ path: String) throws(EngineError) {
+        try withState { (state) throws(EngineError) in
+            try state.change("delete", path)
+            guard let directory = state.directories[path] else { throw missing("delete", path) }
+            guard directory.entries.isEmpty, !state.directories.keys.contains(where: { split($0).directory == path })
+            else { throw .io(operation: "delete", path: path, code: ENOTEMPTY) }
+            state.directories[path] = nil
+        }
+    }
+
+    func fileIdentity(_ path: String) throws(EngineError) -> FileIdentity {
+        try withState { (state) throws(EngineError) in
+            .inode(UInt64(UInt(bitPattern: ObjectIdentifier(try state.file(path)))), device: 0)
         }
     }
 
@@ -246,6 +315,10 @@ final class MemoryStorage: Storage {
             guard state.directories[path] != nil else { throw missing("sync", path) }
             state.directories[path]?.sync()
         }
+    }
+
+    func loseUnsyncedNames(in directory: String) {
+        mutex.withLock { _ in unguarded.directories[directory]?.pending = [] }
     }
 
     func exists(_ path: String) -> Bool {
@@ -287,9 +360,16 @@ final class MemoryStorage: Storage {
 
 /// A file that can forget what was written to it since its last sync.
 protocol LosingFile: WritableFile {
-    /// As after a failed fsync on Linux: readers still see what was written, the medium never will, until the
-    /// file is written again from its start.
+    /// As after a failed fsync on Linux: readers still see what was written, the medium never will, until it is
+    /// written again.
     func loseUnsyncedWrites()
+}
+
+/// A storage whose directories can forget what was done in them since their last sync.
+protocol LosingStorage: Storage {
+    /// As after a failed fsync: others still see creations, renames and deletions, the medium never will. What is made
+    /// under another name later is not among them.
+    func loseUnsyncedNames(in directory: String)
 }
 
 extension MemoryStorage.File {
@@ -300,6 +380,7 @@ extension MemoryStorage.File {
         case .nothing:
             let copy = MemoryStorage.File(bytes)
             copy.durable = durable
+            copy.lost = lost
             return copy
         case .torn: break
         }
@@ -327,6 +408,13 @@ extension MemoryStorage.State {
         return file
     }
 
+    /// Gives a directory, with all that is in it, another name.
+    fileprivate mutating func move(_ source: String, to destination: String) {
+        for path in directories.keys where path == source || path.hasPrefix(source + "/") {
+            directories[destination + path.dropFirst(source.count)] = directories.removeValue(forKey: path)
+        }
+    }
+
     fileprivate mutating func change(_ operation: String, _ path: String) throws(EngineError) {
         guard changesLeft > 0 else { throw .io(operation: operation, path: path, code: EIO) }
         changesLeft -= 1
@@ -348,18 +436,16 @@ private final class MemoryStorageFile: WritableFile, LosingFile {
 
     func append(_ bytes: UnsafeRawBufferPointer) throws(EngineError) {
         try storage.change("write", path) {
-            let start = Int(size)
-            if file.bytes.count < start { file.bytes += [UInt8](repeating: 0, count: start - file.bytes.count) }
-            file.bytes.replaceSubrange(start..<min(start + bytes.count, file.bytes.count), with: bytes)
+            file.write(bytes, at: Int(size))
         }
         size += UInt64(bytes.count)
     }
     func flush() throws(EngineError) {}
     func sync() throws(EngineError) {
-        try storage.change("sync", path) { if !file.hasLostWrites { file.durable = file.bytes } }
+        try storage.change("sync", path) { file.sync() }
     }
     func close() throws(EngineError) {}
-    func loseUnsyncedWrites() { storage.touch { file.hasLostWrites = true } }
+    func loseUnsyncedWrites() { storage.touch { file.loseUnsyncedWrites() } }
 }
 
 private final class MemoryStorageView: ReadableFile {
