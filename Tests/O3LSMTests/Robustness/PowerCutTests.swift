@@ -149,7 +149,7 @@ private struct Survivors {
 }
 
 extension RecordedStorage.Operation {
-    fileprivate var summary: String {
+    var summary: String {
         switch self {
         case .write(let file, let offset, let bytes): "write of \(bytes.count) bytes at \(offset) of file \(file)"
         default: "\(self)"

@@ -17,17 +17,30 @@ final class RecordedStorage: Storage {
         case truncate(FileNumber)
         case write(FileNumber, offset: Int, [UInt8])
         case sync(FileNumber)
+        /// Of a file, or of a directory with all that is in it.
         case rename(String, String)
+        case exchange(String, String)
+        /// Another name of a file.
+        case link(FileNumber, String)
         case unlink(String)
+        case removeDirectory(String)
         case syncDirectory(String)
         /// No change of storage: how far the work was, as it says itself.
         case progress(begun: Int, synced: Int)
+        case mark(String)
     }
 
     private struct State {
         var operations: [Operation] = []
         var names: [String: FileNumber] = [:]
         var files = 0
+
+        /// The names of a file, or of all files in a directory, become others.
+        mutating func move(_ source: String, to destination: String) {
+            for path in names.keys where path == source || path.hasPrefix(source + "/") {
+                names[destination + path.dropFirst(source.count)] = names.removeValue(forKey: path)
+            }
+        }
     }
 
     /// What was there before the history, all of it synced: the files by number, and their paths.
@@ -62,6 +75,9 @@ final class RecordedStorage: Storage {
 
     /// Notes in the history that the work has come so far.
     func note(begun: Int, synced: Int) { record { $0.operations.append(.progress(begun: begun, synced: synced)) } }
+
+    /// Notes a moment of the work.
+    func mark(_ name: String) { record { $0.operations.append(.mark(name)) } }
 
     private func record(_ body: (inout State) -> Void) { state.withLock { body(&$0) } }
 
@@ -107,10 +123,36 @@ final class RecordedStorage: Storage {
 
     func rename(_ source: String, to destination: String) throws(EngineError) {
         try change({ () throws(EngineError) in try base.rename(source, to: destination) }) { state in
-            state.names[destination] = state.names.removeValue(forKey: source)
+            state.move(source, to: destination)
             state.operations.append(.rename(source, destination))
         }
     }
+
+    func exchange(_ path: String, with other: String) throws(EngineError) {
+        try change({ () throws(EngineError) in try base.exchange(path, with: other) }) { state in
+            let aside = path + ".exchanged"
+            state.move(path, to: aside)
+            state.move(other, to: path)
+            state.move(aside, to: other)
+            state.operations.append(.exchange(path, other))
+        }
+    }
+
+    func link(_ path: String, to second: String) throws(EngineError) {
+        try change({ () throws(EngineError) in try base.link(path, to: second) }) { state in
+            guard let number = state.names[path] else { return }
+            state.names[second] = number
+            state.operations.append(.link(number, second))
+        }
+    }
+
+    func removeDirectory(_ path: String) throws(EngineError) {
+        try change({ () throws(EngineError) in try base.removeDirectory(path) }) {
+            $0.operations.append(.removeDirectory(path))
+        }
+    }
+
+    func fileIdentity(_ path: String) throws(EngineError) -> FileIdentity { try base.fileIdentity(path) }
 
     func delete(_ path: String) throws(EngineError) {
         try change({ () throws(EngineError) in try base.delete(path) }) { state in
