@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Fills what a store lives on to the last byte under load, gives room back, and demands that work goes on.
 
-    tools/soak/full.py [--rounds 5] [--only disk|stranger|quota|inodes|memory] [--seed N] [--kill] [--dir DIR]
+    tools/soak/full.py [--rounds 5] [--only disk|stranger|nodes|quota|inodes|memory] [--seed N] [--kill] [--dir DIR]
 
 disk:     ext4 of 320 MB in a file, filled through the mount by four writers.
 stranger: the same; a program beside the mount takes the disk's last byte while they write.
+nodes:    ext4 with 64 inodes, all of which a program beside the mount takes while they write: the store can make no file,
+          for a log, a table or a manifest. It gives them back after the removal.
 quota:    the store's own limit, --max-size.
 inodes:   the store's own limit, --max-inodes.
 memory:   little disaggregated memory before slow storage: writers wait, and nothing may fail.
@@ -106,6 +108,8 @@ class Writers:
 
 
 class Round:
+    disks = ("disk", "stranger", "nodes")
+
     def __init__(self, kind, options):
         self.kind, self.options = kind, options
         self.work = tempfile.mkdtemp(prefix="o3fs-full-", dir=options.dir)
@@ -121,11 +125,12 @@ class Round:
         run(o3fs, "mount", os.path.join(self.disk, "store"), self.mnt, *self.mounts)
 
     def prepare(self):
-        if self.kind in ("disk", "stranger"):
+        if self.kind in self.disks:
             image = os.path.join(self.work, "image")
             with open(image, "wb") as file:
                 file.truncate(320 << 20)
-            run("mkfs.ext4", "-q", "-m", "0", image)
+            few = ["-N", "64"] if self.kind == "nodes" else []
+            run("mkfs.ext4", "-q", "-m", "0", *few, image)
             run("mount", "-o", "loop", image, self.disk)
         self.mount()
         self.files = os.path.join(self.mnt, "files")
@@ -145,6 +150,22 @@ class Round:
                 time.sleep(0.01)
         os.unlink(path)
 
+    def node_stranger(self, stop):
+        """Takes the disk's last inode again and again."""
+        directory, number = os.path.join(self.disk, "strangers"), 0
+        os.mkdir(directory)
+        while not stop.is_set():
+            try:
+                while not stop.is_set():
+                    open(os.path.join(directory, str(number)), "x").close()
+                    number += 1
+            except OSError as error:
+                if error.errno not in full:
+                    raise
+                self.nodes_taken = True
+            time.sleep(0.001)
+        shutil.rmtree(directory)
+
     def go(self):
         options = self.options
         generator = random.Random(options.seed)
@@ -153,8 +174,8 @@ class Round:
         waited = []
         for number in range(options.rounds):
             stop = threading.Event()
-            stranger = threading.Thread(target=self.stranger, args=(stop,))
-            if self.kind == "stranger":
+            stranger = threading.Thread(target=self.node_stranger if self.kind == "nodes" else self.stranger, args=(stop,))
+            if self.kind in ("stranger", "nodes"):
                 stranger.start()
             try:
                 if self.kind == "memory":
@@ -166,7 +187,7 @@ class Round:
                 writers.compare(f"full, round {number}")
             finally:
                 stop.set()
-                if self.kind == "stranger":
+                if stranger.is_alive():
                     stranger.join()
             kept = len(writers.kept)
             writers.remove_half(generator)
@@ -191,13 +212,13 @@ class Round:
         run(o3fs, "umount", self.mnt)
 
     def clean(self):
-        if self.kind in ("disk", "stranger"):
+        if self.kind in self.disks:
             run("umount", self.disk)
         shutil.rmtree(self.work)
 
 
 def main():
-    kinds = ("disk", "stranger", "quota", "inodes", "memory")
+    kinds = ("disk", "stranger", "nodes", "quota", "inodes", "memory")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=kinds)
