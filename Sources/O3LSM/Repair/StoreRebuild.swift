@@ -131,6 +131,8 @@ struct StoreRebuild {
 
     private func takePlace(of target: StoreLayout) throws(EngineError) {
         let aside = StoreLayout(root: Self.aside(layout))
+        // The new one has a name on storage before the old one loses its own.
+        try storage.syncDirectory(Self.parent(layout))
         try storage.rename(layout.root, to: aside.root)
         try storage.rename(target.root, to: layout.root)
         try storage.syncDirectory(Self.parent(layout))

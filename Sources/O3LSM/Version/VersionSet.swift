@@ -267,9 +267,12 @@ final class VersionSet: Sendable {
         let writer = try LogWriter(file: file, logNumber: number, kind: .manifest)
         for edit in next.snapshot(tablesPerEdit: VersionSet.snapshotTables) { try append(edit, to: writer) }
         try writer.sync()
+        // The witness is synced, too: no log has what is in the first edits.
+        try writer.append(UnsafeRawBufferPointer(start: nil, count: 0))
+        try writer.sync()
         try storage.syncDirectory(layout.root)
         try CurrentFile.write(manifest: number, layout, storage)
-        committer.manifest = VersionSet.attested(writer)
+        committer.manifest = writer
         committer.limitBytes = max(manifestLimit, writer.size * 2)
         for old in committer.manifestNumbers.dropLast() {
             // Best effort: recovery removes manifests that CURRENT does not name.
