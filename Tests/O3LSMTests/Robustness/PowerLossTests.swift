@@ -71,6 +71,8 @@ import Testing
         options.commitIntervalMilliseconds = Int(intervalMilliseconds)
         // A memtable takes a few batches: some are always sealed.
         options.memtableSize = 1 << 20
+        // No writer waits for a flush.
+        options.dmSize = 128 << 20
         let database = try Database.open("/store", options: options, storage: storage)
         let created = memory.afterPowerLoss(.everything)
         #expect(created.exists("/store/IDENTITY"))
