@@ -115,7 +115,15 @@ extension EngineCore {
             try control.start()
         }
         if needsReplay {
-            recovery.replayedEntries = try replay(files, layout, storage, writes, from: nextSequence - 1)
+            do throws(EngineError) {
+                recovery.replayedEntries = try replay(files, layout, storage, writes, from: nextSequence - 1)
+            } catch {
+                // Nobody owns the store: nothing may go on writing to it.
+                executor.stop()
+                control.stop()
+                NodeTable(region).detach(node)
+                throw error
+            }
             if !options.readOnly {
                 region.placement = options.placement
                 // A flush is what makes them durable without another log of them.
