@@ -1,11 +1,27 @@
 import O3LSM
 
+/// What a check has found.
+public struct CheckReport: Equatable, Sendable {
+    /// What is wrong, a sentence each; empty when nothing is.
+    public var problems: [String] = []
+    /// What is right and worth knowing: limits that are exceeded, estimates that are off.
+    public var notes: [String] = []
+    /// Data rows and inodes that there are.
+    public var blocks: UInt64 = 0
+    public var inodes: UInt64 = 0
+}
+
 extension FileSystem {
-    /// Reads every row and says in sentences what is wrong; empty when nothing is. On a file system that
-    /// nobody changes meanwhile: files that are held open are not findings, half-seen changes may be.
+    /// What is wrong, in sentences: the problems of `inspect`.
+    public func check(progress: (_ rows: UInt64) -> Void = { _ in }) throws(FileSystemError) -> [String] {
+        try inspect(progress: progress).problems
+    }
+
+    /// Reads every row and says in sentences what is wrong, and how much there is beside the limits. On a file system
+    /// that nobody changes meanwhile: files that are held open are not findings, half-seen changes may be.
     ///
     /// Memory: about 100 bytes for each inode. `progress` hears from time to time how many rows were read.
-    public func check(progress: (_ rows: UInt64) -> Void = { _ in }) throws(FileSystemError) -> [String] {
+    public func inspect(progress: (_ rows: UInt64) -> Void = { _ in }) throws(FileSystemError) -> CheckReport {
         var checker = Checker(fileSystem: self)
         do throws(FileSystemError) {
             try checker.readInodes(progress)
@@ -14,12 +30,13 @@ extension FileSystem {
             try checker.readOrphansAndAttributes(progress)
             try checker.readUnknown(progress)
             checker.compareCounts()
+            checker.compareTotals()
             checker.findUnreachable()
         } catch {
             // What was found before the store refused to be read is worth hearing, and so is the refusal.
             checker.report("The check could not go on: \(error).")
         }
-        return checker.findings()
+        return checker.result()
     }
 }
 
@@ -50,6 +67,11 @@ private struct Checker {
     private var known: [InodeNumber: Known] = [:]
     private var sentences: [String] = []
     private var unreported = 0
+    private var notes: [String] = []
+    /// Data rows: those that inodes say they have, and those that there are.
+    private var totals: (stated: UInt64, found: UInt64) = (0, 0)
+    /// Inodes whose number of blocks is an estimate, and a wrong one.
+    private var wrongEstimates = 0
     private var rows: UInt64 = 0
 
     init(fileSystem: FileSystem) { self.fileSystem = fileSystem }
@@ -58,8 +80,10 @@ private struct Checker {
         if sentences.count < Self.maximumFindings { sentences.append(sentence) } else { unreported += 1 }
     }
 
-    func findings() -> [String] {
-        unreported == 0 ? sentences : sentences + ["There are \(unreported) more findings."]
+    func result() -> CheckReport {
+        CheckReport(
+            problems: unreported == 0 ? sentences : sentences + ["There are \(unreported) more findings."],
+            notes: notes, blocks: totals.found, inodes: UInt64(known.count))
     }
 
     /// The rows of one kind, in order.
@@ -205,7 +229,13 @@ private struct Checker {
                 if row.names != row.linkCount {
                     report("Inode \(number) has \(row.names) names, but says \(row.linkCount).")
                 }
-                if row.flags & Inode.Flag.estimatedBlocks == 0, row.foundBlocks != row.blocks {
+                totals.stated = totals.stated.addingReportingOverflow(row.blocks).partialValue
+                totals.found += row.foundBlocks
+                if row.foundBlocks == row.blocks {
+                    // As it must be.
+                } else if row.flags & Inode.Flag.estimatedBlocks != 0 {
+                    wrongEstimates += 1
+                } else {
                     report("Inode \(number) has \(row.foundBlocks) data blocks, but says \(row.blocks).")
                 }
                 if row.type == .symbolicLink, row.foundBlocks == 0 {
@@ -215,6 +245,28 @@ private struct Checker {
             if row.linkCount == 0, !row.hasOrphanRow {
                 report("Inode \(number) has no name and no orphan row, so it would never be reclaimed.")
             }
+        }
+    }
+
+    /// Holds what there is against the limits, which the daemon counts by what inodes say.
+    mutating func compareTotals() {
+        let limits = fileSystem.usage.limits
+        if wrongEstimates > 0 {
+            let sentence =
+                "\(wrongEstimates) large sparse files have an estimated number of data blocks: all files say "
+                + "\(totals.stated), and have \(totals.found)"
+            if limits.bytes == nil {
+                notes.append(sentence + ".")
+            } else {
+                report(sentence + ", so that the limit of bytes is not held exactly; a repair counts them.")
+            }
+        }
+        if let bytes = limits.bytes, totals.found > bytes / UInt64(fileSystem.blockSize) {
+            notes.append(
+                "There are \(totals.found) data blocks, more than the limit of \(bytes) bytes allows: no data can be added.")
+        }
+        if let inodes = limits.inodes, UInt64(known.count) > inodes {
+            notes.append("There are \(known.count) inodes, more than the \(inodes) that the limit allows: none can be made.")
         }
     }
 

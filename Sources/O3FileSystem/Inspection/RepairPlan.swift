@@ -28,7 +28,9 @@ struct RepairPlan {
     private let keys: Set<[UInt8]>
     private let parents: Set<InodeNumber>
     private var changes: [Change] = []
+    /// /lost+found, once it is needed, and the names in it.
     private var lostDirectory: InodeNumber?
+    private var lostNames: Set<[UInt8]> = []
     /// No number from here on is in use.
     private var unused: InodeNumber
 
@@ -211,46 +213,62 @@ struct RepairPlan {
             if row.linkCount == 0, !row.isDirectory || !used.contains(number) { continue }
             adopt(number, row)
         }
-        // What is left now are directories that are named by each other only.
-        var reached = reachableDirectories()
-        for number in inodes.keys.sorted() {
-            guard let row = inodes[number], row.isDirectory, row.linkCount > 0, !reached.contains(number) else { continue }
-            if let place = entries.firstIndex(where: { $0.inode == number }) {
-                drop(entries[place], "the root does not lead to it")
-                entries.remove(at: place)
-            }
-            adopt(number, row)
-            reached = reachableDirectories()
-        }
+        cutLoops()
     }
 
-    private func reachableDirectories() -> Set<InodeNumber> {
+    /// What is left are directories that are named by each other only: each loop loses one name, and what hangs on it
+    /// is reached from /lost+found then.
+    private mutating func cutLoops() {
         var children: [InodeNumber: [InodeNumber]] = [:]
-        for entry in entries where entry.type == .directory { children[entry.parent, default: []].append(entry.inode) }
-        var reached: Set<InodeNumber> = [rootInode]
-        var waiting = [rootInode]
-        while let next = waiting.popLast() {
-            for child in children[next] ?? [] where reached.insert(child).inserted { waiting.append(child) }
+        var places: [InodeNumber: Int] = [:]
+        for (place, entry) in entries.enumerated() where entry.type == .directory {
+            children[entry.parent, default: []].append(entry.inode)
+            places[entry.inode] = place
         }
-        return reached
+        var reached: Set<InodeNumber> = []
+        func reach(_ start: InodeNumber) {
+            guard reached.insert(start).inserted else { return }
+            var waiting = [start]
+            while let next = waiting.popLast() {
+                for child in children[next] ?? [] where reached.insert(child).inserted { waiting.append(child) }
+            }
+        }
+        reach(rootInode)
+        var dropped: Set<Int> = []
+        for number in inodes.keys.sorted() {
+            guard let row = inodes[number], row.isDirectory, row.linkCount > 0, !reached.contains(number) else { continue }
+            if let place = places[number] {
+                drop(entries[place], "the root does not lead to it")
+                dropped.insert(place)
+            }
+            adopt(number, row)
+            reach(number)
+        }
+        guard !dropped.isEmpty else { return }
+        entries = entries.enumerated().filter { !dropped.contains($0.offset) }.map(\.element)
     }
 
     private mutating func adopt(_ number: InodeNumber, _ row: Inode) {
         let directory = lostDirectory ?? findLostDirectory()
-        lostDirectory = directory
         var name = [UInt8]("#\(number)".utf8)
-        while entries.contains(where: { $0.parent == directory && $0.name == name }) { name.append(0x27) }
+        while lostNames.contains(name) { name.append(0x27) }
+        lostNames.insert(name)
         if row.linkCount == 0 { inodes[number]?.linkCount = 2 }
         add(name, in: directory, number, row.type)
         say("Inode \(number), a \(row.type), is put into /lost+found as \(String(decoding: name, as: UTF8.self)).")
     }
 
+    /// The directory of what has lost its name, made if there is none; its names are `lostNames` from here on.
     private mutating func findLostDirectory() -> InodeNumber {
+        var taken: [[UInt8]: Entry] = [:]
+        for entry in entries where entry.parent == rootInode { taken[entry.name] = entry }
         var name = Self.lostAndFound
-        while let entry = entries.first(where: { $0.parent == rootInode && $0.name == name }) {
-            if entry.type == .directory { return entry.inode }
-            // A file of this name is in the way.
-            name.append(0x27)
+        // A file of this name may be in the way.
+        while let entry = taken[name], entry.type != .directory { name.append(0x27) }
+        if let found = taken[name] {
+            lostDirectory = found.inode
+            lostNames = Set(entries.lazy.filter { $0.parent == found.inode }.map(\.name))
+            return found.inode
         }
         let number = freeNumber()
         var row = Inode(mode: S_IFDIR | 0o700, owner: fileSystem.options.rootOwner, linkCount: 2, time: now)
@@ -259,6 +277,7 @@ struct RepairPlan {
         rebuilt.insert(number)
         add(name, in: rootInode, number, .directory)
         say("The directory /\(String(decoding: name, as: UTF8.self)), inode \(number), is made.")
+        lostDirectory = number
         return number
     }
 
@@ -336,8 +355,8 @@ struct RepairPlan {
         let data = survey.data[number] ?? RepairSurvey.Data()
         // Bytes that are there are not thrown away: the size gives way.
         row.size = max(row.size, data.end)
-        if row.hasEstimatedBlocks, row.size > 0, data.blocks <= row.blocks { return }
         row.blocks = data.blocks
+        row.flags &= ~Inode.Flag.estimatedBlocks
     }
 
     private mutating func settleOrphan(_ number: InodeNumber, _ row: Inode) {

@@ -32,11 +32,13 @@ struct CheckCommand: ParsableCommand {
         /// False when the store holds no file system, which is not a problem.
         var hasFileSystem: Bool
         var problems: [String]
+        /// Worth knowing, and no problem.
+        var notes: [String] = []
         /// Whether the store is mounted, so that tables and rows were not looked at.
         var isMemoryOnly = false
 
         enum CodingKeys: String, CodingKey {
-            case store, clean, tables, rows, problems
+            case store, clean, tables, rows, problems, notes
             case hasFileSystem = "has_file_system"
             case isMemoryOnly = "memory_only"
         }
@@ -59,6 +61,7 @@ struct CheckCommand: ParsableCommand {
             Console.line(try JSON.encode(report, pretty: true))
         } else {
             for problem in report.problems { Console.line("problem: \(problem)") }
+            for note in report.notes { Console.line("note: \(note)") }
             let what = report.isMemoryOnly ? "its memory while mounted" : report.hasFileSystem ? "\(report.rows) rows" : "no file system"
             let verdict = report.clean ? "no problems" : "\(report.problems.count) problems"
             let tables = report.isMemoryOnly ? "" : "\(report.tables) tables, "
@@ -114,10 +117,12 @@ struct CheckCommand: ParsableCommand {
         var bar = ProgressBar("rows")
         var rows: UInt64 = 0
         do {
-            report.problems += try files.check { done in
+            let found = try files.inspect { done in
                 rows = done
                 bar.update(done, "rows")
             }
+            report.problems += found.problems
+            report.notes += found.notes
         } catch {
             // A damaged table stops the walk over rows; the check of tables has said where.
             report.problems.append("the check of rows stopped: \(error)")

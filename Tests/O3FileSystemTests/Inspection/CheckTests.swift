@@ -47,6 +47,42 @@ import Testing
         #expect(found.contains("dentry \(directory)/\"f\" names inode \(file), which does not exist."))
     }
 
+    private func limit(_ rows: inout MemoryStore.Rows, _ limits: Limits) throws {
+        let value = try #require(rows.value(RowKey.superblock.bytes))
+        var superblock = try value.withUnsafeBytes { try Superblock($0) }
+        superblock.limits = limits
+        rows.put(RowKey.superblock.bytes, superblock.encoded)
+    }
+
+    /// An estimate that is off is no damage, but a limit that counts with it is not held.
+    @Test func estimatesAreCounted() throws {
+        let found = try findings { rows in
+            try changeInode(file, &rows) {
+                $0.blocks = 7
+                $0.flags |= Inode.Flag.estimatedBlocks
+            }
+        }
+        #expect(found == [])
+        let sentence = "1 large sparse files have an estimated number of data blocks: all files say 8, and have 4"
+        #expect(try FileSystem(store).inspect().notes == [sentence + "."])
+        let limited = try findings { try limit(&$0, Limits(bytes: 1 << 20)) }
+        #expect(limited == [sentence + ", so that the limit of bytes is not held exactly; a repair counts them."])
+        #expect(!(try FileSystem(store).repair(dryRun: false).isSound))
+        let report = try FileSystem(store).inspect()
+        #expect(report == CheckReport(problems: [], notes: [], blocks: 4, inodes: 4))
+        #expect(try FileSystem(store).space().freeBlocks == 256 - 4)
+    }
+
+    @Test func totalsAreHeldAgainstTheLimits() throws {
+        let found = try findings { try limit(&$0, Limits(bytes: 3 * 4096, inodes: 3)) }
+        #expect(found == [])
+        #expect(
+            try FileSystem(store).inspect().notes == [
+                "There are 4 data blocks, more than the limit of 12288 bytes allows: no data can be added.",
+                "There are 4 inodes, more than the 3 that the limit allows: none can be made.",
+            ])
+    }
+
     @Test func wrongLinkCount() throws {
         let found = try findings { rows in try changeInode(file, &rows) { $0.linkCount = 2 } }
         #expect(found == ["Inode \(file) has 1 names, but says 2."])

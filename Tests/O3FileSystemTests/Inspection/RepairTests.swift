@@ -1,3 +1,4 @@
+import Glibc
 import O3LSM
 import Testing
 
@@ -180,6 +181,38 @@ import Testing
         let lost = try repaired.find(rootInode, "lost+found").inode
         #expect(try repaired.find(lost, "#\(directory)").inode == directory)
         #expect(try repaired.find(directory, "inner").inode == inner)
+    }
+
+    /// Files that have lost their names, and directories that only name each other, in numbers that a walk over all
+    /// names for each of them would not come to the end of.
+    @Test(.timeLimit(.minutes(2))) func manyLostNames() throws {
+        let now = Timestamp(seconds: 1, nanoseconds: 0)
+        let files: ClosedRange<InodeNumber> = 1000...50_999
+        // Taken out of the store meanwhile, which would copy them for each.
+        var rows = store.rows
+        for number in files {
+            let row = Inode(mode: S_IFREG | 0o600, owner: .root, linkCount: 1, time: now)
+            rows.put(RowKey.inode(number).bytes, row.withEncoded { [UInt8]($0) })
+        }
+        let first: InodeNumber = 60_000
+        let loops: InodeNumber = 2_500
+        for number in first..<(first + 2 * loops) {
+            let other = number ^ 1
+            var row = Inode(mode: S_IFDIR | 0o700, owner: .root, linkCount: 3, time: now)
+            (row.parent, row.size) = (other, 1)
+            rows.put(RowKey.inode(number).bytes, row.withEncoded { [UInt8]($0) })
+            rows.put(key(other, "other"), Dentry(inode: number, type: .directory).withEncoded { [UInt8]($0) })
+        }
+        store.rows = rows
+        let report = try FileSystem(store, options: quiet).repair(dryRun: false)
+        #expect(report.losses == [])
+        let repaired = try FileSystem(store)
+        #expect(try repaired.check() == [])
+        let lost = try repaired.find(rootInode, "lost+found")
+        #expect(lost.size == UInt64(files.count) + loops && lost.linkCount == UInt32(2 + loops))
+        #expect(try repaired.find(lost.inode, "#50999").inode == 50_999)
+        let cut = try repaired.find(lost.inode, "#\(first)").inode
+        #expect(try repaired.find(cut, "other").inode == first + 1)
     }
 
     @Test func aDirectoryKeepsTheNameItKnows() throws {
