@@ -22,7 +22,7 @@ extension EngineCore {
         let version = holder.current.version
         let target = StoreLayout(root: path)
         for directory in [target.root, target.logDirectory, target.tableDirectory] {
-            try storage.createDirectory(directory)
+            try storage.createNewDirectory(directory)
         }
         for file in version.levels.joined() {
             try storage.link(layout.table(file.number), to: target.table(file.number))

@@ -41,9 +41,12 @@ public struct Import {
         try finishEarlierImport()
         if reader.header.base == nil {
             try checkNothingIsThere()
+            try storage.createNewDirectory(building)
             try apply(progress)
             try storage.rename(building, to: store)
         } else {
+            // It will be removed in the end.
+            try storage.checkOwn(store)
             let held = try cloneBase()
             defer { withExtendedLifetime(held) {} }
             try apply(progress)
@@ -67,6 +70,7 @@ public struct Import {
     /// the old store there, whose snapshots are to be kept.
     private func finishEarlierImport() throws(EngineError) {
         guard storage.exists(building) else { return }
+        try storage.checkOwn(building)
         let (old, new) = (StoreLayout(root: building), StoreLayout(root: store))
         if storage.exists(old.snapshotDirectory), storage.exists(new.identity), !storage.exists(new.snapshotDirectory) {
             try storage.rename(old.snapshotDirectory, to: new.snapshotDirectory)

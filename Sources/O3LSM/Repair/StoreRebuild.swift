@@ -26,6 +26,7 @@ struct StoreRebuild {
         let building = StoreLayout(root: building(layout))
         let aside = StoreLayout(root: aside(layout))
         if storage.exists(building.root) {
+            try storage.checkOwn(building.root)
             if !storage.exists(layout.root), storage.exists(building.identity) {
                 try storage.rename(building.root, to: layout.root)
                 try storage.syncDirectory(parent(layout))
@@ -33,6 +34,8 @@ struct StoreRebuild {
                 try storage.removeTree(building.root)
             }
         }
+        guard storage.exists(aside.root) else { return }
+        if storage.exists(aside.snapshotDirectory), !storage.exists(layout.snapshotDirectory) { try storage.checkOwn(aside.root) }
         try moveSnapshots(from: aside, to: layout, storage)
     }
 
@@ -54,7 +57,7 @@ struct StoreRebuild {
                     "\(Self.aside(layout)), which an earlier repair has kept, is still there: move it or remove it first")
             }
             for directory in [target.root, target.logDirectory, target.tableDirectory] {
-                try storage.createDirectory(directory)
+                try storage.createNewDirectory(directory)
             }
         }
         var next: UInt64 = 1

@@ -51,6 +51,9 @@ public final class DistantStorage: Storage {
     public func removeDirectory(_ path: String) throws(EngineError) { try base.removeDirectory(path) }
     public func list(_ directory: String) throws(EngineError) -> [String] { try base.list(directory) }
     public func createDirectory(_ path: String) throws(EngineError) { try base.createDirectory(path) }
+    public func createNewDirectory(_ path: String) throws(EngineError) { try base.createNewDirectory(path) }
+    public func checkOwn(_ directory: String) throws(EngineError) { try base.checkOwn(directory) }
+    public func removeTree(_ directory: String) throws(EngineError) { try base.removeTree(directory) }
     public func syncDirectory(_ path: String) throws(EngineError) {
         link.roundTrip()
         try base.syncDirectory(path)

@@ -108,6 +108,10 @@
         public func createDirectory(_ path: String) throws(EngineError) {
             try change(.createDirectory, Array(path.utf8)) { () throws(EngineError) in try base.createDirectory(path) }
         }
+        public func createNewDirectory(_ path: String) throws(EngineError) {
+            try change(.createDirectory, Array(path.utf8)) { () throws(EngineError) in try base.createNewDirectory(path) }
+        }
+        public func checkOwn(_ directory: String) throws(EngineError) { try base.checkOwn(directory) }
         public func syncDirectory(_ path: String) throws(EngineError) {
             try change(.syncDirectory, Array(path.utf8)) { () throws(EngineError) in try base.syncDirectory(path) }
         }

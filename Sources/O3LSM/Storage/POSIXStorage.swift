@@ -1,4 +1,3 @@
-import CSystem
 import Glibc
 
 /// The engine's files as files of the operating system. Thread-safe; holds no state.
@@ -52,27 +51,24 @@ public final class POSIXStorage: Storage {
     public func list(_ directory: String) throws(EngineError) -> [String] {
         guard let stream = opendir(directory) else { throw .io(operation: "list", path: directory, code: errno) }
         defer { closedir(stream) }
-        var names: [String] = []
-        while true {
-            errno = 0
-            guard let entry = readdir(stream) else { break }
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if name != "." && name != ".." { names.append(name) }
-        }
-        guard errno == 0 else { throw .io(operation: "list", path: directory, code: errno) }
-        return names
+        return try OwnDirectory.names(stream, directory)
     }
 
-    /// A directory that is there already is no error.
+    /// A directory of the user's that is there already is no error; a link to one is.
     public func createDirectory(_ path: String) throws(EngineError) {
         guard mkdir(path, 0o700) != 0 else { return }
         let code = errno
-        var status = stat()
-        if code == EEXIST, stat(path, &status) == 0, o3_S_ISDIR(status.st_mode) != 0 { return }
-        throw .io(operation: "create the directory", path: path, code: code)
+        guard code == EEXIST else { throw .io(operation: "create the directory", path: path, code: code) }
+        try OwnDirectory.check(path)
     }
+
+    public func createNewDirectory(_ path: String) throws(EngineError) {
+        guard mkdir(path, 0o700) == 0 else { throw .io(operation: "create the directory", path: path, code: errno) }
+    }
+
+    public func checkOwn(_ directory: String) throws(EngineError) { try OwnDirectory.check(directory) }
+
+    public func removeTree(_ directory: String) throws(EngineError) { try OwnDirectory.remove(directory) }
 
     public func syncDirectory(_ path: String) throws(EngineError) {
         let opened = try DescriptorHandle(path: path, flags: O_RDONLY | O_DIRECTORY)
@@ -96,13 +92,26 @@ public final class POSIXStorage: Storage {
         return UInt64(max(0, status.st_size))
     }
 
-    /// Refuses a store in a directory that everybody may write to.
+    /// Refuses a store in a directory that others than the user and root can change.
     public func lock(_ path: String) throws(EngineError) -> any FileLock {
         var status = stat()
         let directory = String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
-        if !directory.isEmpty, stat(directory, &status) == 0, status.st_mode & S_IWOTH != 0 {
-            throw .invalidArgument(
-                "everybody may write to \(directory), so that nothing in it can be trusted; take that away (chmod o-w)")
+        if !directory.isEmpty, stat(directory, &status) == 0 {
+            let user = geteuid()
+            if status.st_mode & S_IWOTH != 0 {
+                throw .invalidArgument(
+                    "everybody may write to \(directory), so that nothing in it can be trusted; take that away (chmod o-w)")
+            }
+            guard OwnDirectory.mayHoldStore(owner: status.st_uid, user: user) else {
+                throw .invalidArgument(
+                    "\(directory) belongs to user \(status.st_uid), so that nothing in it can be trusted; only its owner and "
+                        + "root may use the store")
+            }
+            if status.st_mode & S_IWGRP != 0, !PrivateGroup.contains(only: status.st_uid, group: status.st_gid) {
+                throw .invalidArgument(
+                    "the members of group \(status.st_gid) may write to \(directory), so that nothing in it can be trusted; "
+                        + "take that away (chmod g-w)")
+            }
         }
         return try POSIXFileLock(path: path, shared: storeLock)
     }

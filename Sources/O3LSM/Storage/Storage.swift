@@ -23,6 +23,13 @@ public protocol Storage: AnyObject, Sendable {
     /// Names (not paths) of the entries of a directory, without "." and "..".
     func list(_ directory: String) throws(EngineError) -> [String]
     func createDirectory(_ path: String) throws(EngineError)
+    /// As `createDirectory`; what is there already is an error.
+    func createNewDirectory(_ path: String) throws(EngineError)
+    /// Throws for what is no directory of the user's: before it is trusted, renamed or deleted.
+    func checkOwn(_ directory: String) throws(EngineError)
+    /// Deletes a directory and all that is in it. Links are deleted, not followed; one in the directory's own place is
+    /// an error.
+    func removeTree(_ directory: String) throws(EngineError)
     /// Makes creations, renames and deletions in the directory survive power loss.
     func syncDirectory(_ path: String) throws(EngineError)
     func exists(_ path: String) -> Bool
@@ -83,8 +90,15 @@ extension Storage {
         guard rmdir(path) == 0 else { throw .io(operation: "delete", path: path, code: errno) }
     }
 
-    /// Deletes a directory and all that is in it. Links are deleted, not followed.
-    func removeTree(_ directory: String) throws(EngineError) {
+    public func createNewDirectory(_ path: String) throws(EngineError) {
+        guard !exists(path) else { throw .io(operation: "create the directory", path: path, code: EEXIST) }
+        try createDirectory(path)
+    }
+
+    /// For storage with one user.
+    public func checkOwn(_ directory: String) throws(EngineError) {}
+
+    public func removeTree(_ directory: String) throws(EngineError) {
         for name in try list(directory) {
             let path = directory + "/" + name
             do throws(EngineError) { try delete(path) } catch {

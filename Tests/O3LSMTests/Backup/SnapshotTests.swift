@@ -139,6 +139,32 @@ import Testing
         }
     }
 
+    /// Somebody has put a link where the new state is to be built.
+    @Test func anImportDoesNotFollowALink() throws {
+        let directory = try TemporaryStore("snapshots")
+        let database = try Database.open(directory.path, options: Self.options())
+        try database.put([1], [1])
+        let first = try database.createSnapshot("first")
+        try database.put([2], [2])
+        let second = try database.createSnapshot("second")
+        try database.close()
+        let (copy, elsewhere) = (directory.path + "-copy", directory.path + "-elsewhere")
+        let storage = POSIXStorage()
+        defer { for path in [copy, elsewhere] { try? storage.removeTree(path) } }
+        defer { unlink(copy + ".import") }
+        try storage.createNewDirectory(elsewhere)
+        try storage.create(elsewhere + "/f").close()
+        #expect(symlink(elsewhere, copy + ".import") == 0)
+        #expect(throws: EngineError.self) { try Self.importing(try Self.export(first, since: nil), to: copy).run() }
+        #expect(!storage.exists(copy))
+        #expect(unlink(copy + ".import") == 0)
+        _ = try Self.importing(try Self.export(first, since: nil), to: copy).run()
+        #expect(symlink(elsewhere + "/none", copy + ".import") == 0)
+        #expect(throws: EngineError.self) { try Self.importing(try Self.export(second, since: first), to: copy).run() }
+        #expect(try Self.contents(of: copy) == [[1]: [1]])
+        #expect(try storage.list(elsewhere) == ["f"])
+    }
+
     /// Every byte of a stream counts, and so does its end; the store that it was for stays what it was.
     @Test func aDamagedStreamIsRefused() throws {
         let directory = try TemporaryStore("snapshots")

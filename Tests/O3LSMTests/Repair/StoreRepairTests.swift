@@ -267,6 +267,21 @@ import Testing
         Self.remove(".damaged", of: store)
     }
 
+    /// Somebody has put a link where a repair makes its new store, or where it has left the old one.
+    @Test(arguments: [".repair", ".damaged"]) func aLinkBesideTheStoreIsNotFollowed(suffix: String) throws {
+        let store = TemporaryStore("\(#function)\(suffix)")
+        let contents = try Self.make(store, seed: 5)
+        let files = FileManager.default
+        let elsewhere = store.path + "-elsewhere"
+        try files.createDirectory(atPath: elsewhere + "/snapshots", withIntermediateDirectories: true)
+        try Data("kept".utf8).write(to: URL(fileURLWithPath: elsewhere + "/f"))
+        try files.createSymbolicLink(atPath: store.path + suffix, withDestinationPath: elsewhere)
+        defer { for path in [elsewhere, store.path + suffix] { try? files.removeItem(atPath: path) } }
+        #expect(throws: EngineError.self) { try StoreRepair(store.path).run(dryRun: false) }
+        #expect(try files.contentsOfDirectory(atPath: elsewhere).sorted() == ["f", "snapshots"])
+        #expect(try Self.contents(of: store) == contents)
+    }
+
     @Test func aStoreInUseIsRefused() throws {
         let store = TemporaryStore()
         let database = try store.open()

@@ -79,6 +79,50 @@ import Testing
         _ = try storage.lock(path("LOCK"))
     }
 
+    @Test(.enabled(if: geteuid() == 0, "needs root, to give a directory to others"))
+    func aDirectoryThatAGroupWritesToHoldsNoStore() throws {
+        #expect(chown(directory.path, 0, 1) == 0 && chmod(directory.path, 0o775) == 0)
+        let error = #expect(throws: EngineError.self) { _ = try storage.lock(path("LOCK")) }
+        #expect(error?.description.contains("the members of group 1 may write") ?? false)
+        #expect(chmod(directory.path, 0o755) == 0)
+        _ = try storage.lock(path("LOCK"))
+    }
+
+    @Test func whoseDirectoriesAreTrusted() {
+        #expect(OwnDirectory.mayHoldStore(owner: 1000, user: 1000) && OwnDirectory.mayHoldStore(owner: 0, user: 1000))
+        #expect(OwnDirectory.mayHoldStore(owner: 1000, user: 0) && !OwnDirectory.mayHoldStore(owner: 1001, user: 1000))
+        #expect(OwnDirectory.isTrusted(owner: 1000, parentOwner: 0, user: 1000))
+        #expect(OwnDirectory.isTrusted(owner: 1000, parentOwner: 1000, user: 0))
+        #expect(!OwnDirectory.isTrusted(owner: 1000, parentOwner: 0, user: 0))
+        #expect(!OwnDirectory.isTrusted(owner: 0, parentOwner: 0, user: 1000))
+        #expect(!OwnDirectory.isTrusted(owner: 1001, parentOwner: 1001, user: 1000))
+    }
+
+    @Test func treesAreRemovedWithoutFollowingLinks() throws {
+        for name in ["kept", "tree", "tree/a", "tree/a/b"] { try storage.createNewDirectory(path(name)) }
+        for name in ["kept/f", "tree/f", "tree/a/b/f"] { try storage.create(path(name)).close() }
+        #expect(symlink(path("kept"), path("tree/a/link")) == 0 && symlink(path("kept"), path("link")) == 0)
+        for attempt in [{ try storage.removeTree(path("link")) }, { try storage.removeTree(path("link/")) },
+            { try storage.checkOwn(path("link")) }, { try storage.createDirectory(path("link")) },
+            { try storage.createNewDirectory(path("tree")) }, { try storage.checkOwn(path("kept/f")) }]
+        {
+            #expect(throws: EngineError.self) { try attempt() }
+        }
+        try storage.removeTree(path("tree"))
+        #expect(!storage.exists(path("tree")))
+        #expect(try storage.list(directory.path).sorted() == ["kept", "link"])
+        #expect(try storage.list(path("kept")) == ["f"])
+    }
+
+    @Test(.enabled(if: geteuid() == 0, "needs root, to give a directory to others"))
+    func directoriesOfOthersAreLeftAlone() throws {
+        for name in ["theirs", "theirs/below"] { try storage.createNewDirectory(path(name)) }
+        #expect(chown(path("theirs"), 4711, 4711) == 0)
+        #expect(throws: EngineError.self) { try storage.createDirectory(path("theirs")) }
+        #expect(throws: EngineError.self) { try storage.removeTree(path("theirs")) }
+        #expect(storage.exists(path("theirs/below")))
+    }
+
     @Test func reuseOverwritesWithoutTruncating() throws {
         let first = try storage.create(path("f"))
         try append(first, [1, 2, 3, 4, 5])
