@@ -76,7 +76,7 @@ public final class Session: @unchecked Sendable {
         do throws(SessionError) {
             try redirectAnswers(of: handle, to: descriptor)
             try exchangeInitialization(handle, operations, options, first)
-            if options.outlivesProcess, Resend.isOffered(in: first.request) {
+            if options.outlivesProcess, !options.ignoresResend, Resend.isOffered(in: first.request) {
                 var channels: [Int32] = []
                 for _ in 0..<options.workerCount { channels.append(try DeviceTransport.clone(of: descriptor)) }
                 prepared.transport = HeldTransport(sessionDescriptor: descriptor, channels: channels[...])
@@ -207,6 +207,9 @@ public final class Session: @unchecked Sendable {
     /// Whether a request that was sent again may still be unanswered: for certain if asked twice, a second apart.
     /// Any thread, while the session lives.
     public var hasOpenResends: Bool { resends.areOpen { transport.hasPendingRequest() } }
+
+    /// Requests that the kernel has sent again, so far. Any thread.
+    public var resentRequests: UInt64 { resends.count }
 
     /// Whether a thread found the mount gone.
     private let sawEnd = Atomic<Bool>(false)

@@ -29,6 +29,8 @@ public struct SessionOptions: Sendable {
     /// Prepare the session for being gone on with by another process when this one dies (`Session.held`), where
     /// the kernel can do that.
     public var outlivesProcess = false
+    /// Behave as if the kernel could not send requests again, as Linux before 6.9 cannot. For tests.
+    package var ignoresResend = false
 
     public init() {}
 

@@ -41,12 +41,14 @@ enum Resend {
 /// Tells when the requests that the kernel has sent again are all answered. Thread-safe.
 final class ResendWatch: Sendable {
     private let inFlight = Atomic<Int>(0)
+    private let total = Atomic<UInt64>(0)
     /// A new request came: those that were sent again came before it.
     private let sawNew = Atomic<Bool>(false)
 
     func begin(isResent: Bool, _ opcode: UInt32) {
         guard !isResent else {
             inFlight.add(1, ordering: .relaxed)
+            total.add(1, ordering: .relaxed)
             return
         }
         guard !sawNew.load(ordering: .relaxed) else { return }
@@ -60,6 +62,9 @@ final class ResendWatch: Sendable {
     func end(isResent: Bool) {
         if isResent { inFlight.subtract(1, ordering: .relaxed) }
     }
+
+    /// Those that came so far.
+    var count: UInt64 { total.load(ordering: .relaxed) }
 
     /// Whether one may still be unanswered. A thread that has one and did not come to say so is not seen: look
     /// again after a while.

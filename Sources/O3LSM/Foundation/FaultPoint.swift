@@ -7,7 +7,7 @@ import Synchronization
 /// the 17th time that any thread comes by, the process kills itself. `mid-insert:17:stop` stops it instead, until
 /// somebody continues it; `mid-insert:17:group` kills its whole process group. In release builds nothing of this
 /// exists, unless they are made with `-DFAULT_POINTS`.
-enum FaultPoint: String, CaseIterable, Sendable {
+package enum FaultPoint: String, CaseIterable, Sendable {
     /// Some entries of a batch have their room, others have none yet.
     case midReserve = "mid-reserve"
     /// An entry is filled and not linked.
@@ -52,10 +52,15 @@ enum FaultPoint: String, CaseIterable, Sendable {
     case beforeCollect = "before-collect"
     /// Tables have been checked and do not have their own names.
     case beforeRename = "before-rename"
+    /// A request of a mount that must not be done twice is done, and not answered.
+    case beforeAnswer = "before-answer"
+
+    /// Those that the engine comes by on its own, without a mount.
+    static var ofEngine: [FaultPoint] { allCases.filter { $0 != .beforeAnswer } }
 
     /// Dies here if the plan says so.
     @inline(__always)
-    func hit() {
+    package func hit() {
         #if DEBUG || FAULT_POINTS
             FaultPlan.current?.hit(self)
         #endif

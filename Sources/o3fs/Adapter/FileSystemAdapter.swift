@@ -2,6 +2,8 @@ import CSystem
 import FUSE
 import Glibc
 import O3FileSystem
+import O3LSM
+import Synchronization
 
 /// Answers the kernel's requests with the file system. Thread-safe; keeps nothing but options.
 ///
@@ -29,6 +31,7 @@ final class FileSystemAdapter: FileSystemOperations {
     private let timeouts: Timeouts
     private let isReadOnly: Bool
     private let report: @Sendable (FileSystemError) -> Void
+    private let doneBefore = Atomic<UInt64>(0)
 
     /// `report` gets each failure that a person must look into.
     init(
@@ -64,11 +67,11 @@ final class FileSystemAdapter: FileSystemOperations {
         _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32, rdev: UInt32
     ) throws(Errno) -> EntryReply {
         if wasDone(context) { return try result(parent, name) }
-        return try answer { () throws(FileSystemError) in
+        return try once(context) { (ticket) throws(FileSystemError) in
             entry(
                 try files.makeNode(
                     in: parent, name, mode: mode, rdev: rdev, umask: context.umask, owner: Owner(context), retain: true,
-                    request: ticket(context)))
+                    request: ticket))
         }
     }
 
@@ -76,11 +79,11 @@ final class FileSystemAdapter: FileSystemOperations {
         _ context: RequestContext, parent: NodeID, name: NameBytes, mode: UInt32
     ) throws(Errno) -> EntryReply {
         if wasDone(context) { return try result(parent, name) }
-        return try answer { () throws(FileSystemError) in
+        return try once(context) { (ticket) throws(FileSystemError) in
             entry(
                 try files.makeDirectory(
                     in: parent, name, permissions: mode & 0o7777, umask: context.umask, owner: Owner(context), retain: true,
-                    request: ticket(context)))
+                    request: ticket))
         }
     }
 
@@ -88,11 +91,11 @@ final class FileSystemAdapter: FileSystemOperations {
         _ context: RequestContext, parent: NodeID, name: NameBytes, target: NameBytes
     ) throws(Errno) -> EntryReply {
         if wasDone(context) { return try result(parent, name) }
-        return try answer { () throws(FileSystemError) in
+        return try once(context) { (ticket) throws(FileSystemError) in
             entry(
                 try files.makeSymbolicLink(
                     in: parent, name, target: target, owner: Owner(context), retain: true,
-                    request: ticket(context)))
+                    request: ticket))
         }
     }
 
@@ -117,20 +120,20 @@ final class FileSystemAdapter: FileSystemOperations {
         _ context: RequestContext, node: NodeID, newParent: NodeID, newName: NameBytes
     ) throws(Errno) -> EntryReply {
         if wasDone(context) { return try result(newParent, newName) }
-        return try answer { () throws(FileSystemError) in
-            entry(try files.link(node, in: newParent, newName, retain: true, request: ticket(context)))
+        return try once(context) { (ticket) throws(FileSystemError) in
+            entry(try files.link(node, in: newParent, newName, retain: true, request: ticket))
         }
     }
 
     func unlink(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno) {
         if wasDone(context) { return }
-        try answer { () throws(FileSystemError) in try files.unlink(in: parent, name, request: ticket(context)) }
+        try once(context) { (ticket) throws(FileSystemError) in try files.unlink(in: parent, name, request: ticket) }
     }
 
     func removeDirectory(_ context: RequestContext, parent: NodeID, name: NameBytes) throws(Errno) {
         if wasDone(context) { return }
-        try answer { () throws(FileSystemError) in 
-            try files.removeDirectory(in: parent, name, request: ticket(context))
+        try once(context) { (ticket) throws(FileSystemError) in
+            try files.removeDirectory(in: parent, name, request: ticket)
         }
     }
 
@@ -148,9 +151,9 @@ final class FileSystemAdapter: FileSystemOperations {
         case o3_RENAME_EXCHANGE where whiteout == nil: mode = .exchange
         default: throw .invalid
         }
-        try answer { () throws(FileSystemError) in
+        try once(context) { (ticket) throws(FileSystemError) in
             try files.rename(
-                from: parent, name, to: newParent, newName, mode: mode, whiteout: whiteout, request: ticket(context))
+                from: parent, name, to: newParent, newName, mode: mode, whiteout: whiteout, request: ticket)
         }
     }
 
@@ -161,8 +164,24 @@ final class FileSystemAdapter: FileSystemOperations {
         RequestTicket(unique: context.unique, slot: UInt16(truncatingIfNeeded: context.thread))
     }
 
+    /// As `answer`, for what must not be done twice, and is remembered therefore.
+    private func once<Result>(
+        _ context: RequestContext, _ body: (RequestTicket) throws(FileSystemError) -> Result
+    ) throws(Errno) -> Result {
+        let result = try answer { () throws(FileSystemError) in try body(ticket(context)) }
+        FaultPoint.beforeAnswer.hit()
+        return result
+    }
+
     /// Whether a process before this one did what the request asks for, and died before it could say so.
-    private func wasDone(_ context: RequestContext) -> Bool { context.isResent && files.isDone(ticket(context)) }
+    private func wasDone(_ context: RequestContext) -> Bool {
+        guard context.isResent, files.isDone(ticket(context)) else { return false }
+        doneBefore.add(1, ordering: .relaxed)
+        return true
+    }
+
+    /// Requests that came again and that an earlier process had done.
+    var alreadyDone: UInt64 { doneBefore.load(ordering: .relaxed) }
 
     /// What a request that was done has made. It is there still: the kernel keeps the directory locked until the
     /// request is answered. It is counted as looked up already: that was done before.
@@ -342,12 +361,12 @@ final class FileSystemAdapter: FileSystemOperations {
         case Self.xattrCreate | Self.xattrReplace: mode = .contradictory
         default: throw .invalid
         }
-        try answer { () throws(FileSystemError) in
+        try once(context) { (ticket) throws(FileSystemError) in
             let isList = name.starts(with: Self.systemPrefix)
             var keepsSetGroupID = true
             if isList { keepsSetGroupID = try mayKeepSetGroupID(context, node) }
             try files.setExtendedAttribute(
-                node, name, value, mode: mode, keepsSetGroupID: keepsSetGroupID, request: ticket(context))
+                node, name, value, mode: mode, keepsSetGroupID: keepsSetGroupID, request: ticket)
         }
     }
 
@@ -368,8 +387,8 @@ final class FileSystemAdapter: FileSystemOperations {
     func removeExtendedAttribute(_ context: RequestContext, node: NodeID, name: NameBytes) throws(Errno) {
         if wasDone(context) { return }
         try checkNamespace(name)
-        try answer { () throws(FileSystemError) in 
-            try files.removeExtendedAttribute(node, name, request: ticket(context))
+        try once(context) { (ticket) throws(FileSystemError) in
+            try files.removeExtendedAttribute(node, name, request: ticket)
         }
     }
 

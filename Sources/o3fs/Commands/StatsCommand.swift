@@ -38,6 +38,9 @@ struct StatsCommand: ParsableCommand {
         }
         lines += ["", "levels"] + StatusCommand.levels(engine.levels)
         if let fuse = report.fuse { lines += ["", "operations of the mount"] + operations(fuse) }
+        if let resends = report.resends, resends.received > 0 {
+            lines.append("  \(resends.received) requests came again after a restart, \(resends.alreadyDone) of them were done already")
+        }
         return lines
     }
 

@@ -61,6 +61,9 @@ struct StatusCommand: ParsableCommand {
         if let cause = supervisor.lastCause, let pause = supervisor.lastPauseSeconds {
             text += " (the last by \(cause), a pause of \(fixed(pause * 1000, decimals: 0)) ms)"
         }
+        if let resends = supervisor.resends, resends.received > 0 {
+            text += "; \(resends.received) requests came again, \(resends.alreadyDone) of them were done"
+        }
         return text
     }
 

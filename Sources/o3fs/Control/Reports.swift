@@ -2,6 +2,19 @@ import Glibc
 import O3FileSystem
 import O3LSM
 
+/// Requests that were sent to an earlier daemon, too.
+struct ResentRequests: Codable, Equatable, Sendable {
+    /// That came again: the earlier daemon had read and not answered them.
+    var received: UInt64 = 0
+    /// Of these, those that it had done: they were answered, not done again.
+    var alreadyDone: UInt64 = 0
+
+    enum CodingKeys: String, CodingKey {
+        case received = "resent_requests"
+        case alreadyDone = "already_done"
+    }
+}
+
 /// What `o3fs status` tells.
 struct StatusReport: Codable, Sendable {
     struct Process: Codable, Sendable {
@@ -22,9 +35,11 @@ struct StatusReport: Codable, Sendable {
         /// How the last one ended, and for how long nobody answered.
         var lastCause: String?
         var lastPauseSeconds: Double?
+        /// Of the present daemon; nil from one of an older version.
+        var resends: ResentRequests?
 
         enum CodingKeys: String, CodingKey {
-            case pid, deaths, restarts
+            case pid, deaths, restarts, resends
             case lastCause = "last_cause"
             case lastPauseSeconds = "last_pause_seconds"
         }
@@ -96,22 +111,26 @@ struct StatisticsReport: Codable, Sendable {
     var engine: Statistics
     /// By name of the operation in the FUSE protocol, in lower case; nil when the store is not mounted.
     var fuse: [String: OperationCounter]?
+    /// nil when the store is not mounted.
+    var resends: ResentRequests?
 
     private enum CodingKeys: String, CodingKey {
-        case fuse
+        case fuse, resends
         case stallSeconds = "stall_seconds"
         case writeAmplification = "write_amplification"
     }
 
-    init(_ engine: Statistics, fuse: [String: OperationCounter]?) {
+    init(_ engine: Statistics, fuse: [String: OperationCounter]?, resends: ResentRequests? = nil) {
         self.engine = engine
         self.fuse = fuse
+        self.resends = resends
     }
 
     init(from decoder: any Decoder) throws {
         engine = try Statistics(from: decoder)
-        fuse = try decoder.container(keyedBy: CodingKeys.self)
-            .decodeIfPresent([String: OperationCounter].self, forKey: .fuse)
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        fuse = try container.decodeIfPresent([String: OperationCounter].self, forKey: .fuse)
+        resends = try container.decodeIfPresent(ResentRequests.self, forKey: .resends)
     }
 
     /// One flat object: the engine's keys and these.
@@ -119,6 +138,7 @@ struct StatisticsReport: Codable, Sendable {
         try engine.encode(to: encoder)
         var container = encoder.container(keyedBy: CodingKeys.self)
         try container.encodeIfPresent(fuse, forKey: .fuse)
+        try container.encodeIfPresent(resends, forKey: .resends)
         try container.encode(engine.stallSeconds, forKey: .stallSeconds)
         try container.encode(engine.writeAmplification, forKey: .writeAmplification)
     }
@@ -137,12 +157,14 @@ final class DaemonReports: Sendable {
     private let startNanoseconds = monotonicNanoseconds()
     private let supervision: Supervision?
     private let leave: @Sendable () -> Void
+    private let resends: @Sendable () -> ResentRequests
     private let operations: @Sendable () -> [String: OperationCounter]
 
     /// - Parameters:
     ///   - ledger: what programs were told of failures.
     ///   - store, mountpoint: absolute paths.
     ///   - supervision: nil for a mount that ends with this process.
+    ///   - resends: what came again, asked for with each `status` and `stats`.
     ///   - leave: lets the daemon end without unmounting.
     ///   - operations: the mount's counters, called for each `stats`.
     init(
@@ -153,6 +175,7 @@ final class DaemonReports: Sendable {
         mountpoint: String,
         supervision: Supervision? = nil,
         leave: @escaping @Sendable () -> Void = {},
+        resends: @escaping @Sendable () -> ResentRequests = { ResentRequests() },
         operations: @escaping @Sendable () -> [String: OperationCounter] = { [:] }
     ) {
         self.database = database
@@ -162,6 +185,7 @@ final class DaemonReports: Sendable {
         self.mountpoint = mountpoint
         self.supervision = supervision
         self.leave = leave
+        self.resends = resends
         self.operations = operations
     }
 
@@ -198,10 +222,11 @@ final class DaemonReports: Sendable {
                 daemon: .init(pid: getpid(), uptimeSeconds: uptime)
             )
             report.supervisor = supervision?.report()
+            report.supervisor?.resends = resends()
             report.troubles = ledger.report(statistics, space: try? files.space())
             return report
         case .stats:
-            return StatisticsReport(database.statistics(), fuse: operations())
+            return StatisticsReport(database.statistics(), fuse: operations(), resends: resends())
         case .compact:
             try database.compact()
             return ControlDone()

@@ -58,6 +58,76 @@ import Testing
         #expect(!isDone(try fileSystem(generation: 3), 2))
     }
 
+    /// Operations that must not be done twice.
+    enum Operation: String, CaseIterable {
+        case makeNode, makeDirectory, makeSymbolicLink, link, unlink, removeDirectory
+        case rename, renameNoReplace, exchange, whiteout, setAttribute, removeAttribute
+    }
+
+    private func perform(_ operation: Operation, _ fs: FileSystem, _ unique: UInt64) throws {
+        let request = RequestTicket(unique: unique, slot: UInt16(unique % 8))
+        func named<Value>(_ name: String, _ body: (UnsafeRawBufferPointer) throws -> Value) rethrows -> Value {
+            var name = name
+            return try name.withUTF8 { try body(UnsafeRawBufferPointer($0)) }
+        }
+        func rename(_ mode: RenameMode, to other: String, whiteout: Owner? = nil) throws {
+            try named("file") { name in
+                try named(other) {
+                    try fs.rename(from: rootInode, name, to: rootInode, $0, mode: mode, whiteout: whiteout, request: request)
+                }
+            }
+        }
+        let file = { try fs.find(rootInode, "file").inode }
+        switch operation {
+        case .makeNode:
+            _ = try named("new") { try fs.makeNode(in: rootInode, $0, mode: S_IFIFO | 0o600, owner: .root, request: request) }
+        case .makeDirectory: try makeDirectory(fs, "new", unique, slot: request.slot)
+        case .makeSymbolicLink:
+            _ = try named("new") { name in
+                try named("target") {
+                    try fs.makeSymbolicLink(in: rootInode, name, target: $0, owner: .root, request: request)
+                }
+            }
+        case .link: _ = try named("new") { try fs.link(try file(), in: rootInode, $0, request: request) }
+        case .unlink: try named("file") { try fs.unlink(in: rootInode, $0, request: request) }
+        case .removeDirectory: try named("directory") { try fs.removeDirectory(in: rootInode, $0, request: request) }
+        case .rename: try rename(.replace, to: "new")
+        case .renameNoReplace: try rename(.noReplace, to: "new")
+        case .exchange: try rename(.exchange, to: "other")
+        case .whiteout: try rename(.replace, to: "new", whiteout: .root)
+        case .setAttribute:
+            try named("user.new") { name in
+                try named("value") {
+                    try fs.setExtendedAttribute(try file(), name, $0, mode: .create, request: request)
+                }
+            }
+        case .removeAttribute:
+            try named("user.old") { try fs.removeExtendedAttribute(try file(), $0, request: request) }
+        }
+    }
+
+    @Test(arguments: Operation.allCases) func eachOperationIsRemembered(operation: Operation) throws {
+        let first = try fileSystem(generation: 0)
+        let file = try first.touch(rootInode, "file").inode
+        try first.touch(rootInode, "other")
+        try first.mkdir(rootInode, "directory")
+        try first.setAttribute(file, "user.old", [1])
+        // One that fails is not: it may fail again.
+        store.failWrites(.readOnly(reason: "for a while"))
+        #expect(throws: FileSystemError.self) { try perform(operation, first, 2) }
+        store.failWrites(nil)
+        try perform(operation, first, 4)
+        let rows = store.rows
+        let second = try fileSystem(generation: 1)
+        #expect(!isDone(second, 2) && isDone(second, 4))
+        // What was done is there, with the number, in one batch: there is nothing else that a death could leave.
+        #expect(store.rows.keys == rows.keys && store.rows.values == rows.values)
+        #expect(try second.check() == [])
+        // Of the second time each would fail, or, as an exchange, take the first back.
+        let isRepeatable = operation == .exchange || operation == .whiteout
+        if !isRepeatable { #expect(throws: FileSystemError.self) { try perform(operation, second, 6) } }
+    }
+
     @Test func aNewMountRemembersNothing() throws {
         try makeDirectory(try fileSystem(generation: 0), "a", 2, slot: 0)
         let rows = store.rows.keys.count

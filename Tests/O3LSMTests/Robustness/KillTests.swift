@@ -62,7 +62,7 @@ private struct KillCampaign {
 
     mutating func round(_ number: Int, _ random: inout SeededRandom) throws {
         report.isReady = false
-        let fault = random.below(2) == 0 ? nil : FaultPoint.allCases[random.below(FaultPoint.allCases.count)]
+        let fault = random.below(2) == 0 ? nil : FaultPoint.ofEngine[random.below(FaultPoint.ofEngine.count)]
         // Rare points die at once, frequent ones after a while.
         let hits = 1 + random.below(random.below(3) == 0 ? 2 : 400)
         let plan = fault.map { "\($0.rawValue):\(hits)" }

@@ -17,6 +17,12 @@ enum O3FSBinary {
             .max { modificationTime($0) < modificationTime($1) }
     }()
 
+    /// A program with the fault points of the tests (`FaultPoint`): `O3FS_FAULT_BINARY`, or the debug build in this package.
+    static let withFaultPoints: String? = {
+        let path = ProcessInfo.processInfo.environment["O3FS_FAULT_BINARY"] ?? "\(packageRoot)/.build/debug/o3fs"
+        return FileManager.default.isExecutableFile(atPath: path) ? path : nil
+    }()
+
     private static func modificationTime(_ path: String) -> Date {
         (try? FileManager.default.attributesOfItem(atPath: path)[.modificationDate] as? Date) ?? .distantPast
     }
@@ -58,11 +64,15 @@ enum Machine {
         return true
     }()
 
+    /// Whether a daemon can be made to die at a point of its work.
+    static let hasFaultPoints = canMount && O3FSBinary.withFaultPoints != nil
+
     /// Whether a private mount namespace can be made, with file systems of our own in it.
     static let canUnshare: Bool = isRoot && ((try? Shell.run(["unshare", "-m", "true"]).status) == 0)
 }
 
 // The lines that say why a test is skipped.
 let needsFUSE: Comment = "/dev/fuse is missing or cannot be opened, or there is no o3fs binary"
+let needsFaultPoints: Comment = "needs /dev/fuse and a debug build of o3fs, or O3FS_FAULT_BINARY"
 let needsBinary: Comment = "there is no o3fs binary"
 let needsNamespaces: Comment = "needs /dev/fuse, root and unshare(1), for a small disk or shared memory of its own"

@@ -11,6 +11,9 @@ final class TestMount {
     /// Where the store is mounted.
     let path: String
     private let options: [String]
+    /// Of the daemon, in place of the program under test; and variables of its environment.
+    private let program: String?
+    private let environment: [String: String]
     private var daemon: pid_t?
     private var supervisor: pid_t?
     /// The store's object in /dev/shm, once it was mounted.
@@ -19,10 +22,14 @@ final class TestMount {
     /// Makes the directories; mounts unless told otherwise.
     ///
     /// - Parameter dmSize: bytes of disaggregated memory; small, so that data has to leave it soon.
-    init(dmSize: Int = 64 << 20, options: [String] = [], mounted: Bool = true) throws {
+    init(
+        dmSize: Int = 64 << 20, options: [String] = [], mounted: Bool = true, program: String? = nil,
+        environment: [String: String] = [:]
+    ) throws {
         directory = try TemporaryDirectory("mount")
         store = directory.path + "/store"
         path = directory.path + "/mnt"
+        (self.program, self.environment) = (program, environment)
         self.options = ["--dm-size", "\(dmSize)", "--memtable-size", "\(dmSize / 8)", "--cache-size", "32M"] + options
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         if mounted { try mount() }
@@ -41,13 +48,17 @@ final class TestMount {
 
     var isMounted: Bool { MountTable.mountedStores().contains { $0.mountpoint == path } }
 
-    func mount() throws {
-        let result = try O3FSBinary.run(["mount", store, path] + options, timeout: 120)
+    /// What the command left behind.
+    @discardableResult
+    func mount() throws -> CommandResult {
+        guard let program = program ?? O3FSBinary.path else { throw SetupError("there is no o3fs binary") }
+        let result = try Shell.run([program, "mount", store, path] + options, environment: environment, timeout: 120)
         guard result.status == 0 else { throw CommandFailed(result: result) }
         let process = try daemonProcess()
         daemon = process
         supervisor = try supervisorProcess()
         region = try Self.region(mappedBy: process)
+        return result
     }
 
     func unmount() throws {
