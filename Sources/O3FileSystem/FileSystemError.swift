@@ -30,6 +30,13 @@ public enum FileSystemError: Error, Equatable, Sendable, CustomStringConvertible
         }
     }
 
+    /// As `description`, but without names of files and attributes: logs are sent around. The numbers of inodes tell
+    /// who has the store which files they are (`o3fs kv`).
+    public var descriptionForLog: String {
+        guard case .corruptRow(let row, let problem) = self else { return description }
+        return FileSystemError.corruptRow(row: KeyDescription.withoutName(row), problem: problem).description
+    }
+
     static let notFound = FileSystemError.posix(ENOENT)
     static let notDirectory = FileSystemError.posix(ENOTDIR)
     static let isDirectory = FileSystemError.posix(EISDIR)

@@ -19,6 +19,13 @@ public enum KeyDescription {
 
     public static func describe(_ key: [UInt8]) -> String { key.withUnsafeBytes { describe($0) } }
 
+    /// A description without what a user has named: `dentry 1/…`.
+    static func withoutName(_ description: String) -> String {
+        if description.hasPrefix("unknown key ") { return "a row that no file system writes" }
+        guard let quote = description.firstIndex(of: "\"") else { return description }
+        return description[..<quote] + "…"
+    }
+
     static func dentry(_ parent: InodeNumber, _ name: UnsafeRawBufferPointer) -> String {
         "dentry \(parent)/\(quoted(name))"
     }

@@ -55,7 +55,7 @@ enum DaemonLauncher {
         list.append(nil)
         defer { for argument in list { free(argument) } }
         var child = pid_t()
-        let code = posix_spawn(&child, "/proc/self/exe", &actions, &attributes, list, Glibc.environ)
+        let code = Daemons.withEnvironment { posix_spawn(&child, "/proc/self/exe", &actions, &attributes, list, $0) }
         guard code == 0 else { return .failure(CommandError("start the daemon", errno: code)) }
         return .success(child)
     }

@@ -28,11 +28,23 @@ enum TroubleLog {
         fputs("\(prefix) \(text)\n", stderr)
     }
 
-    /// Sends standard error to the end of a file, made if need be.
+    /// Sends standard error to the end of a file, made if need be. A symbolic link, a pipe, a file of somebody else's or
+    /// one with a second name is refused: who can put it there must not lead the log elsewhere, or make it wait.
     static func redirect(to path: String) throws(CommandError) {
-        let descriptor = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+        let descriptor = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0o600)
         guard descriptor >= 0 else { throw CommandError("open the log file \(path)", errno: errno) }
+        defer { close(descriptor) }
+        var info = stat()
+        guard fstat(descriptor, &info) == 0 else { throw CommandError("look at the log file \(path)", errno: errno) }
+        let user = geteuid()
+        switch info.st_mode & S_IFMT {
+        case S_IFCHR: break
+        case S_IFREG where info.st_nlink <= 1 && (info.st_uid == user || user == 0): break
+        default:
+            throw CommandError("the log file \(path) is not a file of this user's with one name: move it away, or name another")
+        }
+        // For the file it makes no difference; a terminal must wait.
+        _ = fcntl(descriptor, F_SETFL, O_WRONLY | O_APPEND)
         dup2(descriptor, STDERR_FILENO)
-        close(descriptor)
     }
 }

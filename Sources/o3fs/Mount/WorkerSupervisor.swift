@@ -47,16 +47,16 @@ final class WorkerSupervisor: Sendable {
 
     /// How long workers may take to finish what they do before they are killed. One that is stopped would never
     /// hear the first signal.
-    private static let graceSeconds = 2
+    static let graceSeconds = 2
 
     /// Ends the workers and waits for them.
-    func stop() {
+    func stop(graceSeconds: Int = graceSeconds) {
         let workers = state.withLock { state in
             state.isStopping = true
             return state.workers
         }
         for worker in workers { kill(worker, SIGTERM) }
-        guard running.wait(timeout: .now() + .seconds(Self.graceSeconds)) == .timedOut else { return }
+        guard running.wait(timeout: .now() + .seconds(graceSeconds)) == .timedOut else { return }
         // Those that are gone have left the list: their numbers may be others' by now.
         state.withLock { state in for worker in state.workers { kill(worker, SIGKILL) } }
         running.wait()
@@ -107,9 +107,8 @@ final class WorkerSupervisor: Sendable {
         return state.withLock { state -> pid_t? in
             guard !state.isStopping else { return nil }
             var child = pid_t()
-            guard posix_spawn(&child, "/proc/self/exe", &actions, &attributes, list, Glibc.environ) == 0 else {
-                return nil
-            }
+            let code = Daemons.withEnvironment { posix_spawn(&child, "/proc/self/exe", &actions, &attributes, list, $0) }
+            guard code == 0 else { return nil }
             state.workers.append(child)
             return child
         }
