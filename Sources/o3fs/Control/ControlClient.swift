@@ -28,21 +28,24 @@ enum ControlClient {
 
     /// Sends a command and waits for its answer, however long the command takes. What may be done twice is asked of the
     /// next daemon when one with a supervisor dies over it.
+    ///
+    /// With `answerWithinSeconds` it is asked once, and no answer so long is `.noAnswer`.
     static func request<Answer: Codable>(
         _ command: ControlCommand,
         at path: String,
         program: String? = nil,
         name: String? = nil,
         scrub: ControlScrub? = nil,
+        answerWithinSeconds patience: Int? = nil,
         as type: Answer.Type = Answer.self
     ) throws(Failure) -> Answer {
         let request = ControlRequest(command: command, program: program, name: name, scrub: scrub)
         var deaths = 0
         while true {
             do throws(Failure) {
-                return try requestOnce(request, at: path)
+                return try requestOnce(request, at: path, patience)
             } catch {
-                guard case .noAnswer = error, command.isRepeatable, deaths < maximumDeaths, isSupervised(socket: path) else {
+                guard case .noAnswer = error, patience == nil, command.isRepeatable, deaths < maximumDeaths, isSupervised(socket: path) else {
                     throw error
                 }
                 deaths += 1
@@ -54,9 +57,10 @@ enum ControlClient {
     private static let maximumDeaths = 5
 
     private static func requestOnce<Answer: Codable>(
-        _ request: ControlRequest, at path: String
+        _ request: ControlRequest, at path: String, _ patience: Int?
     ) throws(Failure) -> Answer {
-        let connection = try connectPatiently(path)
+        let connection = try patience == nil ? connectPatiently(path) : connect(path)
+        if let patience { connection.setTimeout(seconds: patience) }
         let text: String
         do { text = try JSON.encode(request) } catch { throw .system("\(error)") }
         // A peer that turned us away may have closed already; its answer is still there to read.

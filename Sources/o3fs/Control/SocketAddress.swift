@@ -45,6 +45,12 @@ final class LineSocket {
 
     deinit { close(descriptor) }
 
+    /// Reads that wait longer fail from now on.
+    func setTimeout(seconds: Int) {
+        var limit = timeval(tv_sec: seconds, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    }
+
     /// The next line without its newline; nil at the end, on an error, or when it exceeds `limit`.
     func readLine(limit: Int) -> [UInt8]? {
         var scanned = 0

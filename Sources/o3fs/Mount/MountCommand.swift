@@ -1,6 +1,7 @@
 import ArgumentParser
 import FUSE
 import Glibc
+import O3FileSystem
 import O3LSM
 
 /// `o3fs mount STORE MOUNTPOINT`.
@@ -64,8 +65,20 @@ struct MountCommand: ParsableCommand {
 
     @Option(
         name: .customLong("max-restarts"),
-        help: "Deaths of the daemon within 30 seconds after which another one gives the mount up.")
+        help: """
+            Deaths of the daemon, within 30 seconds or in a row before it serves, after which another one gives the mount up.
+            """)
     var maximumRestarts = RestartLimit.standard
+
+    @Option(
+        name: .customLong("start-patience"),
+        help: "Seconds that a daemon which is to go on with the mount may do nothing before it serves: then it is killed.")
+    var startPatience = Supervisor.Settings().startPatienceSeconds
+
+    @Flag(
+        name: .customLong("core-dumps"),
+        help: "Let the daemon and its workers leave core dumps, which hold what was in their memory, if the limits allow.")
+    var coreDumps = false
 
     @Option(name: .customLong("attr-timeout"), help: "Seconds the kernel may keep a file's attributes.")
     var attributeTimeout = FileSystemAdapter.Timeouts().attributes
@@ -119,6 +132,7 @@ struct MountCommand: ParsableCommand {
             throw CommandError("--\(name) must not be negative")
         }
         guard maximumRestarts >= 0 else { throw CommandError("--max-restarts must not be negative") }
+        guard startPatience > 0 else { throw CommandError("--start-patience must not be 0") }
         // A daemon that a supervisor has started must not look at the mount: it may be the one who has to answer.
         let storePath = try resolvedStore ?? snapshotPath(Files.absolute(store))
         let mountpath = try resolvedMountpoint ?? MountPlan.check(mountpoint: mountpoint)
@@ -152,6 +166,10 @@ struct MountCommand: ParsableCommand {
         plan.session.writebackCache = writebackCache
         plan.session.readAheadKiB = readAhead.bytes >> 10
         plan.session.clearsPrivilegesWhenTold = true
+        #if DEBUG || FAULT_POINTS
+            // For tests: as on Linux before 6.9.
+            plan.session.ignoresResend = getenv("O3FS_NO_RESEND") != nil
+        #endif
         return plan
     }
 
@@ -162,6 +180,7 @@ struct MountCommand: ParsableCommand {
     }
 
     private func runDaemon(_ plan: MountPlan) throws {
+        if !coreDumps { Daemons.forbidCoreDumps() }
         let status = DaemonStatus(descriptor: statusDescriptor)
         do {
             let logFile = foreground ? logFile : logFile ?? plan.logFile
@@ -169,20 +188,23 @@ struct MountCommand: ParsableCommand {
             try MountDaemon(plan, status, logFile: logFile, supervision).run()
         } catch {
             guard statusDescriptor != nil || supervisorDescriptor != nil else { throw error }
-            if !status.fail("\(error)") { TroubleLog.report("\(error)") }
+            if !status.fail("\(error)") {
+                TroubleLog.report((error as? FileSystemError)?.descriptionForLog ?? "\(error)")
+            }
             throw ExitCode.failure
         }
     }
 
     /// Becomes the process that outlives the mount's daemons.
     private func runSupervisor(_ plan: MountPlan) throws {
+        if !coreDumps { Daemons.forbidCoreDumps() }
         var arguments = MountArguments.rewrite(CommandLine.arguments)
         if let place = arguments.firstIndex(of: "--status-fd") { arguments.removeSubrange(place...(place + 1)) }
         arguments += ["--supervisor-fd", "\(Supervisor.linkDescriptor)"]
         arguments += ["--resolved-store", plan.store, "--resolved-mountpoint", plan.mountpoint]
         let supervisor = Supervisor(
-            arguments: arguments, logFile: foreground ? logFile : logFile ?? plan.logFile,
-            maximumRestarts: maximumRestarts)
+            arguments: arguments, store: plan.store, logFile: foreground ? logFile : logFile ?? plan.logFile,
+            Supervisor.Settings(maximumRestarts: maximumRestarts, startPatienceSeconds: startPatience))
         throw ExitCode(try supervisor.run(statusDescriptor: statusDescriptor))
     }
 }

@@ -29,23 +29,36 @@ struct MountDaemon {
         let storage = plan.distance.storage(storeLock: supervision?.storeLock)
         let database = try Database.open(plan.store, options: plan.engine, storage: storage)
         do {
-            if let logFile { try TroubleLog.redirect(to: logFile) }
+            try redirectLog()
+            if !plan.engine.readOnly { GivenUpNote(store: plan.store).clear() }
             // Holds no directory of the user's; every path is absolute.
             chdir("/")
-            try serve(database, isNew: isNew)
+            let isLeft = try serve(database, isNew: isNew)
+            if isLeft, !plan.engine.readOnly { supervision?.handOver(database) }
         } catch {
             try? database.close()
             throw error
         }
         try database.close()
-        supervision?.closed()
+        supervision?.announceSuccessor()
     }
 
-    private func serve(_ database: Database, isNew: Bool) throws {
+    /// A mount that lives goes on without a log of its own rather than not at all: standard error is where the
+    /// supervisor's goes.
+    private func redirectLog() throws {
+        guard let logFile else { return }
+        do throws(CommandError) { try TroubleLog.redirect(to: logFile) } catch {
+            guard supervision?.resumed != nil else { throw error }
+            TroubleLog.report("\(error)")
+        }
+    }
+
+    /// Returns when the mount is gone, or left to another daemon: then true, and nothing was closed.
+    private func serve(_ database: Database, isNew: Bool) throws -> Bool {
         let ledger = TroubleLedger()
         let report: @Sendable (FileSystemError) -> Void = { error in
             ledger.note(error)
-            TroubleLog.report(error.description)
+            TroubleLog.report(error.descriptionForLog)
         }
         let files = try FileSystem(database, options: fileSystemOptions(report))
         if isNew { status.note("made a new store at \(plan.store)") }
@@ -68,7 +81,8 @@ struct MountDaemon {
         let reports = DaemonReports(
             database: database, files: files, ledger: ledger, store: plan.store, mountpoint: plan.mountpoint,
             supervision: supervision,
-            leave: { session.leave() }
+            leave: { session.leave() },
+            resends: { ResentRequests(received: session.resentRequests, alreadyDone: adapter.alreadyDone) }
         ) {
             session.counters().mapValues {
                 OperationCounter(count: $0.count, errors: $0.errors, seconds: Double($0.nanoseconds) / 1e9)
@@ -83,11 +97,15 @@ struct MountDaemon {
         }
         if supervision?.resumed == nil { status.succeed("\(plan.store) is mounted at \(plan.mountpoint)") }
         let failure = session.wait()
-        supervision?.ended(isLeft: session.isLeft)
+        let isLeft = session.isLeft
+        supervision?.ended(isLeft: isLeft)
         control?.stop()
-        workers.stop()
-        if !plan.engine.readOnly { try files.close(goesOn: session.isLeft) }
+        // Programs wait for the daemon that is to go on, and what workers do is done again.
+        workers.stop(graceSeconds: isLeft ? 0 : WorkerSupervisor.graceSeconds)
+        if isLeft { return true }
+        if !plan.engine.readOnly { try files.close() }
         if let failure { throw CommandError("the mount ended: \(failure)") }
+        return false
     }
 
     /// Mounts, or goes on with what an earlier daemon has mounted.

@@ -81,8 +81,21 @@ final class Supervision: Sendable {
         if !isLeft { link.send(.over) }
     }
 
-    /// The store is closed.
-    func closed() {
+    /// Another program goes on: the store is left as it is, in memory, but first made to survive power loss, so that
+    /// a program that does not understand what is in memory finds it in the log. Ends the process.
+    func handOver(_ database: Database) -> Never {
+        do {
+            try database.sync()
+            announceSuccessor()
+            _exit(EXIT_SUCCESS)
+        } catch {
+            link.send(.lastWords("the store could not be synced, so that it stays with the old program: \(error)"))
+            _exit(EXIT_FAILURE)
+        }
+    }
+
+    /// The store is as the next program needs it.
+    func announceSuccessor() {
         if let successor = state.withLock({ $0.successor }) { link.send(.upgrade(successor)) }
     }
 
@@ -113,7 +126,7 @@ final class Supervision: Sendable {
             usleep(lookMicroseconds)
             looks = session.hasOpenResends ? 0 : looks + 1
         }
-        do { try files.forgetEarlierRequests() } catch { TroubleLog.report("\(error)") }
+        do throws(FileSystemError) { try files.forgetEarlierRequests() } catch { TroubleLog.report(error.descriptionForLog) }
     }
 
     /// The supervisor is spared when memory runs out; its daemons, who use it, are not.

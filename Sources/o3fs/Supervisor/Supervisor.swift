@@ -10,11 +10,22 @@ import Synchronization
 /// neither the mount nor the store.
 final class Supervisor: Sendable {
     private let arguments: [String]
+    private let store: String
     private let logFile: String?
-    private let maximumRestarts: Int
+    private let settings: Settings
+
+    /// How patient it is.
+    struct Settings {
+        /// Deaths that are forgiven.
+        var maximumRestarts = RestartLimit.standard
+        /// How long a daemon that is to go on with the mount may do nothing before it serves.
+        var startPatienceSeconds: UInt32 = 300
+    }
 
     private struct State {
         var daemon: pid_t?
+        /// A daemon was started, so that there may be a mount.
+        var hasStarted = false
         /// The signal that asked for the end.
         var termination: Int32?
     }
@@ -25,11 +36,13 @@ final class Supervisor: Sendable {
 
     /// - Parameters:
     ///   - arguments: of the daemon, after the program's name.
+    ///   - store: absolute path of its directory, where a note is left when the mount is given up.
     ///   - logFile: where standard error goes once the mount is live; nil leaves it.
-    init(arguments: [String], logFile: String?, maximumRestarts: Int) {
+    init(arguments: [String], store: String, logFile: String?, _ settings: Settings = Settings()) {
         self.arguments = arguments
+        self.store = store
         self.logFile = logFile
-        self.maximumRestarts = maximumRestarts
+        self.settings = settings
     }
 
     /// Serves until the mount is gone, or its daemon given up. Returns the status to exit with.
@@ -39,7 +52,7 @@ final class Supervisor: Sendable {
         TerminationSignals.block()
         TerminationSignals.observe { [self] in pass($0) }
         avoidMemoryKiller()
-        var limit = RestartLimit(maximum: maximumRestarts)
+        var limit = RestartLimit(maximum: settings.maximumRestarts)
         var beginning = SupervisorMessage.Beginning()
         var descriptors: [Int32] = []
         var statusDescriptor = statusDescriptor
@@ -47,14 +60,14 @@ final class Supervisor: Sendable {
         var program = Self.ownProgram
         var proven = Self.ownProgram
         while true {
-            let link: SupervisorLink
-            let daemon: pid_t
-            (daemon, link) = try start(program, statusDescriptor)
+            let started = try start(program, statusDescriptor)
+            program = started.program
             if let descriptor = statusDescriptor { close(descriptor) }
             statusDescriptor = nil
-            link.send(.begin(beginning), descriptors: descriptors)
-            let outcome = listen(to: link, daemon, &beginning, &descriptors)
-            let status = Self.wait(for: daemon)
+            // One that was not told who it is would wait for ever, and so would its supervisor.
+            if !started.link.sendPatiently(.begin(beginning), descriptors: descriptors) { kill(started.daemon, SIGKILL) }
+            let outcome = listen(to: started.link, started.daemon, &beginning, &descriptors)
+            let status = Self.wait(for: started.daemon)
             state.withLock { $0.daemon = nil }
             if outcome.isReady { proven = program }
             if outcome.isOver || beginning.kept == nil { return Self.exitStatus(status) }
@@ -67,21 +80,25 @@ final class Supervisor: Sendable {
                 continue
             }
             beginning.deaths += 1
-            beginning.cause = Self.describe(status)
+            beginning.cause = outcome.lastWords ?? (outcome.isStuck ? "a start that did not go on" : Self.describe(status))
             if program != proven {
                 TroubleLog.report("\(program) cannot go on with the mount (\(beginning.cause)): back to the old program")
                 program = proven
             }
-            guard limit.forgives(deathAt: beginning.endNanoseconds) else {
-                TroubleLog.report(
-                    "the daemon died \(maximumRestarts + 1) times in "
-                        + "\(RestartLimit.windowNanoseconds / 1_000_000_000) seconds, the last time by "
-                        + "\(beginning.cause): the mount is given up. Clear it away with o3fs umount, and look at "
-                        + "what the daemon has reported above")
+            guard limit.forgives(deathAt: beginning.endNanoseconds, wasReady: outcome.isReady) else {
+                giveUp(limit, beginning)
                 return EXIT_FAILURE
             }
-            TroubleLog.report("the daemon (process \(daemon)) ended by \(beginning.cause): another one goes on")
+            TroubleLog.report("the daemon (process \(started.daemon)) ended by \(beginning.cause): another one goes on")
+            usleep(limit.pauseMicroseconds)
         }
+    }
+
+    private func giveUp(_ limit: RestartLimit, _ beginning: SupervisorMessage.Beginning) {
+        let reason = "\(limit.reason), the last one by \(beginning.cause)"
+        TroubleLog.report(
+            "the mount is given up: \(reason). Clear it away with o3fs umount, and look at what the daemon has reported above")
+        GivenUpNote(store: store).write(reason)
     }
 
     /// What one daemon said in its life.
@@ -89,15 +106,31 @@ final class Supervisor: Sendable {
         var isReady = false
         var isOver = false
         var upgrade: String?
+        /// Why it ended, as it said itself.
+        var lastWords: String?
+        /// It was killed because it did nothing.
+        var isStuck = false
     }
 
-    /// Until the daemon is gone.
+    /// How often to look whether a daemon that does not serve yet does anything.
+    private static let lookMilliseconds: Int32 = 1000
+
+    /// Until the daemon is gone, or does not talk as a daemon does.
     private func listen(
         to link: SupervisorLink, _ daemon: pid_t, _ beginning: inout SupervisorMessage.Beginning,
         _ descriptors: inout [Int32]
     ) -> Outcome {
         var outcome = Outcome()
-        while let (message, received) = link.receive() {
+        var watch = StartWatch(daemon, patienceSeconds: settings.startPatienceSeconds, now: monotonicNanoseconds())
+        while true {
+            // Programs wait for a daemon that is to go on with a mount; for the first one, only who mounts.
+            while !outcome.isReady, beginning.kept != nil, !link.hasMessage(within: Self.lookMilliseconds) {
+                outcome.isStuck = watch.isStuck(now: monotonicNanoseconds())
+                if outcome.isStuck { kill(daemon, SIGKILL) }
+                // A program that is no daemon of ours may have left its end of the link to a child.
+                if outcome.isStuck || StartWatch.hasEnded(daemon) { return outcome }
+            }
+            guard let (message, received) = link.receive() else { break }
             switch message {
             case .keep(let bytes):
                 for descriptor in descriptors { close(descriptor) }
@@ -113,9 +146,12 @@ final class Supervisor: Sendable {
                 }
             case .upgrade(let path): outcome.upgrade = path
             case .over: outcome.isOver = true
+            case .lastWords(let text): outcome.lastWords = text
             case .begin: break
             }
         }
+        // Dead, as a rule. One that is alive and cannot be heard is of no use before it serves.
+        if !outcome.isReady, beginning.kept != nil { kill(daemon, SIGKILL) }
         return outcome
     }
 
@@ -124,26 +160,54 @@ final class Supervisor: Sendable {
     /// The running program itself, whatever has become of its file.
     private static let ownProgram = "/proc/self/exe"
 
-    private func start(_ program: String, _ statusDescriptor: Int32?) throws -> (pid_t, SupervisorLink) {
+    private struct Started {
+        var daemon: pid_t
+        var link: SupervisorLink
+        /// The one asked for, or this one in its stead.
+        var program: String
+    }
+
+    /// Starts a daemon. With a mount at stake (after the first one) as often as it takes: a machine that is short of
+    /// processes, memory or descriptors is waited for.
+    private func start(_ program: String, _ statusDescriptor: Int32?) throws(CommandError) -> Started {
+        var program = program
+        while true {
+            do throws(StartFailure) {
+                let (daemon, link) = try startOnce(program, statusDescriptor)
+                return Started(daemon: daemon, link: link, program: program)
+            } catch {
+                if state.withLock({ !$0.hasStarted }) { throw CommandError(error.what, errno: error.code) }
+                // Another program may be gone, or be none; what the machine lacks will come back.
+                if !StartFailure.passing.contains(error.code) { program = Self.ownProgram }
+                usleep(Self.retryMicroseconds)
+            }
+        }
+    }
+
+    private static let retryMicroseconds: UInt32 = 100_000
+
+    private struct StartFailure: Error {
+        var what: String
+        var code: Int32
+
+        static let passing = [EAGAIN, ENOMEM, ENFILE, EMFILE, ENOBUFS, EINTR]
+    }
+
+    private func startOnce(_ program: String, _ statusDescriptor: Int32?) throws(StartFailure) -> (pid_t, SupervisorLink) {
         var ends: [Int32] = [-1, -1]
         let result = ends.withUnsafeMutableBufferPointer { o3_socket_pair($0.baseAddress) }
-        guard result == 0 else { throw CommandError("make a socket", errno: -result) }
+        guard result == 0 else { throw StartFailure(what: "make a socket", code: -result) }
         let link = SupervisorLink(descriptor: ends[0])
         defer { close(ends[1]) }
-        // Started anew until it works: with a mount at stake, a machine that is short of processes or memory is
-        // waited for.
-        while true {
-            let code = state.withLock { state -> Int32 in
-                var child = pid_t()
-                let code = spawn(program, link: ends[1], statusDescriptor, &child)
-                if code == 0 { state.daemon = child }
-                return code
-            }
-            if code == 0, let daemon = state.withLock({ $0.daemon }) { return (daemon, link) }
-            if statusDescriptor != nil { throw CommandError("start the daemon", errno: code) }
-            if program != Self.ownProgram { return try start(Self.ownProgram, statusDescriptor) }
-            usleep(100_000)
+        // A signal that asks for the end comes before the daemon is there, or is passed on to it.
+        let (code, daemon) = state.withLock { state -> (Int32, pid_t) in
+            var child = pid_t()
+            let code = spawn(program, link: ends[1], statusDescriptor, &child)
+            if code == 0 { (state.daemon, state.hasStarted) = (child, true) }
+            return (code, child)
         }
+        guard code == 0 else { throw StartFailure(what: "start the daemon", code: code) }
+        return (daemon, link)
     }
 
     private func spawn(_ program: String, link: Int32, _ statusDescriptor: Int32?, _ child: inout pid_t) -> Int32 {
@@ -173,7 +237,7 @@ final class Supervisor: Sendable {
         if statusDescriptor != nil { list += [strdup("--status-fd"), strdup("3")] }
         list.append(nil)
         defer { for argument in list { free(argument) } }
-        return posix_spawn(&child, program, &actions, &attributes, list, Glibc.environ)
+        return Daemons.withEnvironment { posix_spawn(&child, program, &actions, &attributes, list, $0) }
     }
 
     private static func wait(for child: pid_t) -> Int32 {

@@ -15,6 +15,8 @@ enum SupervisorMessage: Equatable {
     case upgrade(String)
     /// The mount is gone, or nobody can go on with it: the daemon's end is the end.
     case over
+    /// Why the daemon ends, in a few words, where its exit status would not tell.
+    case lastWords(String)
 
     struct Beginning: Equatable {
         /// How many daemons have served the mount before this one.
@@ -48,6 +50,9 @@ enum SupervisorMessage: Equatable {
             writer.add(UInt64(UInt8(ascii: "U")))
             writer.add(Array(path.utf8))
         case .over: writer.add(UInt64(UInt8(ascii: "O")))
+        case .lastWords(let text):
+            writer.add(UInt64(UInt8(ascii: "W")))
+            writer.add(Array(text.utf8))
         }
         return writer.bytes
     }
@@ -74,6 +79,9 @@ enum SupervisorMessage: Equatable {
             guard let path = reader.field() else { return nil }
             self = .upgrade(String(decoding: path, as: UTF8.self))
         case UInt8(ascii: "O"): self = .over
+        case UInt8(ascii: "W"):
+            guard let text = reader.field() else { return nil }
+            self = .lastWords(String(decoding: text, as: UTF8.self))
         default: return nil
         }
     }
@@ -120,11 +128,37 @@ final class SupervisorLink: Sendable {
 
     deinit { close(descriptor) }
 
-    /// False when the other end is gone.
+    /// False when the other end is gone, or the system cannot send.
     @discardableResult
-    func send(_ message: SupervisorMessage, descriptors: [Int32] = []) -> Bool {
+    func send(_ message: SupervisorMessage, descriptors: [Int32] = []) -> Bool { trySend(message, descriptors) == 0 }
+
+    /// 0, or why not.
+    private func trySend(_ message: SupervisorMessage, _ descriptors: [Int32]) -> Int32 {
         let bytes = message.encoded
-        return o3_send_descriptors(descriptor, bytes, bytes.count, descriptors, Int32(descriptors.count)) >= 0
+        let result = o3_send_descriptors(descriptor, bytes, bytes.count, descriptors, Int32(descriptors.count))
+        return result < 0 ? Int32(truncatingIfNeeded: -result) : 0
+    }
+
+    private static let sendPauseMicroseconds: UInt32 = 100_000
+    private static let sendAttempts = 600
+
+    /// As `send`; a system that is short of memory or descriptors is waited for, a minute at most.
+    func sendPatiently(_ message: SupervisorMessage, descriptors: [Int32] = []) -> Bool {
+        for attempt in 1...Self.sendAttempts {
+            switch trySend(message, descriptors) {
+            case 0: return true
+            case ENOMEM, ENOBUFS, ETOOMANYREFS, EAGAIN, EMFILE, ENFILE:
+                if attempt < Self.sendAttempts { usleep(Self.sendPauseMicroseconds) }
+            default: return false
+            }
+        }
+        return false
+    }
+
+    /// Whether something can be received, be it the end; waits for it so long.
+    func hasMessage(within milliseconds: Int32) -> Bool {
+        var question = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        return poll(&question, 1, milliseconds) > 0
     }
 
     /// Waits for a message; nil when the other end is gone, or sends what is none. The caller owns its descriptors.

@@ -20,12 +20,17 @@ enum StoreQuestion {
         do {
             return try ControlClient.request(command, at: location.socket, as: Answer.self)
         } catch ControlClient.Failure.nobodyListens {
-            if let mountpoint = location.mountpoint {
-                throw CommandError(
-                    "the daemon of \(location.store) is dead: run o3fs umount \(mountpoint), then mount it again"
-                )
-            }
+            if let mountpoint = location.mountpoint { throw dead(location, mountpoint) }
             return try withDatabase(try Database.openReadOnly(location.store), offline)
         }
+    }
+
+    private static func dead(_ location: StoreLocation, _ mountpoint: String) -> CommandError {
+        guard let reason = GivenUpNote(store: location.store).read() else {
+            return CommandError("the daemon of \(location.store) is dead: run o3fs umount \(mountpoint), then mount it again")
+        }
+        return CommandError(
+            "the daemon of \(location.store) is dead, and the mount was given up: \(reason). Run o3fs umount \(mountpoint), then "
+                + "mount it again; what the daemons have reported is in \(location.store)/o3fs.log, unless --log-file says otherwise")
     }
 }

@@ -261,9 +261,15 @@ extension MountTests {
             try waitFor("the end of the mount") { lstat(mount("x"), &info) != 0 && errno == ENOTCONN }
             let log = try String(contentsOfFile: mount.store + "/o3fs.log", encoding: .utf8)
             #expect(log.contains("the mount is given up"), "\(log)")
+            let status = try O3FSBinary.run("status", mount.path)
+            #expect(status.status != 0)
+            for words in ["given up: its daemon died 3 times in 30 seconds, the last one by signal 9", "o3fs umount", "o3fs.log"] {
+                #expect(status.errors.contains(words), "\(status.errors)")
+            }
             // The way out is the usual one.
             try O3FSBinary.succeed("umount", mount.path)
             try mount.mount()
+            #expect(access(mount.store + "/given-up", F_OK) != 0)
         }
 
         @Test func unmountWhileNobodyAnswers() throws {
