@@ -117,12 +117,12 @@ final class DelegatedIterator: InternalIterator {
 
     override func skip(to userKey: UnsafeRawBufferPointer, upTo sequence: SequenceNumber) throws(EngineError) {
         if isOwn {
-            try timed { () throws(EngineError) in try own?.skip(to: userKey, upTo: sequence) }
+            try scan.timed { () throws(EngineError) in try own?.skip(to: userKey, upTo: sequence) }
             return
         }
         let last = memtable.lastSequence
         guard isThere, last > 0, last <= sequence, compareKeys(key, userKey) < 0 else { return }
-        try timed { () throws(EngineError) in try fetch(userKey, .first) }
+        try scan.timed { () throws(EngineError) in try fetch(userKey, .first) }
     }
 
     /// Steps back are the own cursor's.

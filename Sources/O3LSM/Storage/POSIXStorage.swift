@@ -1,3 +1,4 @@
+import CSystem
 import Glibc
 
 /// The engine's files as files of the operating system. Thread-safe; holds no state.
@@ -30,10 +31,9 @@ public final class POSIXStorage: Storage {
     }
 
     public func exchange(_ path: String, with other: String) throws(EngineError) {
-        let code = o3_renameat2(path, other, Self.exchangeFlag)
+        let code = o3_renameat2(path, other, o3_RENAME_EXCHANGE)
         guard code == 0 else { throw .io(operation: "exchange", path: "\(path) and \(other)", code: -code) }
     }
-    private static let exchangeFlag: UInt32 = 2  // RENAME_EXCHANGE
 
     public func delete(_ path: String) throws(EngineError) {
         guard unlink(path) == 0 else { throw .io(operation: "delete", path: path, code: errno) }
