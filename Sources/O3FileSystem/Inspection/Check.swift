@@ -252,14 +252,10 @@ private struct Checker {
     mutating func compareTotals() {
         let limits = fileSystem.usage.limits
         if wrongEstimates > 0 {
-            let sentence =
+            let consequence = limits.bytes == nil ? "." : ", so that the limit of bytes is not held exactly; a repair counts them."
+            notes.append(
                 "\(wrongEstimates) large sparse files have an estimated number of data blocks: all files say "
-                + "\(totals.stated), and have \(totals.found)"
-            if limits.bytes == nil {
-                notes.append(sentence + ".")
-            } else {
-                report(sentence + ", so that the limit of bytes is not held exactly; a repair counts them.")
-            }
+                    + "\(totals.stated), and have \(totals.found)" + consequence)
         }
         if let bytes = limits.bytes, totals.found > bytes / UInt64(fileSystem.blockSize) {
             notes.append(
