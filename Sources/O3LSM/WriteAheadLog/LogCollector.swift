@@ -41,7 +41,7 @@ struct LogCollector {
     }
 
     /// Appends whole batches to `record` until it holds at least `targetBytes` or everything up to `end` is
-    /// in it.
+    /// in it, or until numbers are missing that a flush has made durable: a record's numbers are consecutive.
     ///
     /// - Returns: whether anything was appended.
     /// - Throws: `.corruption` when the arenas do not hold the sequence that must come next.
@@ -54,7 +54,12 @@ struct LogCollector {
         while position < end {
             // It may have been sealed since its last entry was handed out.
             if let memtable, memtable.lastSequence != 0, memtable.lastSequence <= position { self.memtable = nil }
-            if memtable == nil { try enterMemtable() }
+            if memtable == nil {
+                let before = position
+                try enterMemtable()
+                // A record says only where its numbers begin: what a flush has made durable meanwhile ends it.
+                if position != before, record.entries > 0 { break }
+            }
             // A flush may have made more durable meanwhile than was visible when `end` was taken: what follows
             // may not be written yet.
             guard let memtable, position < end else { break }
