@@ -19,6 +19,8 @@ final class LogFiles {
     private var recyclable: [UInt64] = []
 
     private static let maximumRecyclable = 2
+    /// No store comes to numbers from here on: a name with one is not that of a log, and none is given after it.
+    private static let strangeNumbers = UInt64.max / 2
 
     /// Files that were there when the log was opened, ascending: what a recovery reads. Released like others
     /// once `setRecoveredLastSequence` has said what they hold.
@@ -39,10 +41,10 @@ final class LogFiles {
         for name in try storage.list(layout.logDirectory) {
             // Free logs of the last owner are removed: nothing says how recent what is left in them is.
             if name.hasSuffix(StoreLayout.freeSuffix), let number = StoreLayout.number(in: name) {
-                free = max(free, number)
+                if number < strangeNumbers { free = max(free, number) }
                 if !isReadOnly { try storage.delete(layout.logDirectory + "/" + name) }
             }
-            guard name.hasSuffix(".log"), let number = StoreLayout.number(in: name),
+            guard name.hasSuffix(".log"), let number = StoreLayout.number(in: name), number < strangeNumbers,
                 layout.log(number) == layout.logDirectory + "/" + name
             else { continue }
             numbers.append(number)

@@ -92,6 +92,19 @@ import Testing
         #expect(try open(storage).recoveredNumbers.isEmpty)
     }
 
+    /// No number comes after the greatest one: names that have it, or one near it, are somebody else's.
+    @Test(arguments: [UInt64.max, UInt64.max - 1, UInt64.max / 2])
+    func numbersThatNoStoreComesTo(number: UInt64) throws {
+        let storage = try emptyStore()
+        storage.set(layout.log(number), to: [1])
+        storage.set(layout.freeLog(number), to: [1])
+        let files = try open(storage)
+        #expect(files.recoveredNumbers.isEmpty)
+        try append(1, to: files)
+        try files.sync()
+        #expect(try storage.list(layout.logDirectory) == ["000001.log", "\(number).log"])
+    }
+
     /// Sequences 1 … 40, a sync after each fourth, a release now and then.
     private func run(_ files: LogFiles, _ synced: inout SequenceNumber, _ released: inout SequenceNumber) throws {
         for sequence in 1...40 as ClosedRange<UInt64> {
