@@ -65,7 +65,7 @@ public struct Options: Sendable {
     public var offsetCache = 0
     /// Whether reads in sealed memtables are left to workers with the role `reads`.
     public var readDelegation = ReadDelegationMode.off
-    /// Table files kept open at once. 16 … 15,000.
+    /// Table files kept open at once, fewer where the process may not open as many (`DescriptorLimit`). 16 … 15,000.
     public var maximumOpenTables = 4000
 
     /// Bytes of a table a compaction writes before it begins the next. 1 MiB … 1 GiB.

@@ -11,7 +11,7 @@ extension EngineCore {
         }
         let lock = try storage.lock(layout.lock)
         let tables = TableCache(
-            storage: storage, layout: layout, capacity: options.maximumOpenTables,
+            storage: storage, layout: layout, capacity: min(options.maximumOpenTables, DescriptorLimit.tables),
             blockCache: BlockCache(capacity: options.cacheSize))
         let obsolete = ObsoleteFiles { number in
             tables.evict(number: number)
@@ -74,6 +74,7 @@ extension EngineCore {
         let holder = ReadStateHolder(ReadState(memtables: memtables.reversed(), version: versions.current))
         let files = try LogFiles.open(
             layout: layout, storage: storage, fileSize: UInt64(options.logFileSize), isReadOnly: options.readOnly)
+        // All that the old logs hold is in the region, or in tables.
         if !needsReplay { files.setRecoveredLastSequences(region.visibleSequence) }
         let log = WriteAheadLog(
             region: region, options: options, files: files, holder: holder,
@@ -110,28 +111,27 @@ extension EngineCore {
         let control = ControlPlane(
             context: context, writes: writes, log: log, compactions: CompactionScheduler(context),
             offload: offload, obsolete: obsolete, executor: executor, node: node)
-        if !options.readOnly {
-            try executor.start(flushThreads: options.flushThreads, compactionThreads: options.compactionThreads)
-            try control.start()
-        }
-        if needsReplay {
-            do throws(EngineError) {
-                recovery.replayedEntries = try replay(files, layout, storage, writes, from: nextSequence - 1)
-            } catch {
-                // Nobody owns the store: nothing may go on writing to it.
-                executor.stop()
-                control.stop()
-                NodeTable(region).detach(node)
-                throw error
-            }
+        do throws(EngineError) {
             if !options.readOnly {
-                region.placement = options.placement
-                // A flush is what makes them durable without another log of them.
-                if recovery.replayedEntries > 0, writes.sealIfRoom() != nil { jobs.ringFinished() }
+                try executor.start(flushThreads: options.flushThreads, compactionThreads: options.compactionThreads)
+                try control.start()
             }
-        } else {
-            // All that the old logs hold is in the region, or in tables.
-            files.setRecoveredLastSequences(nextSequence - 1)
+            if needsReplay {
+                recovery.replayedEntries = try replay(files, layout, storage, writes, log, from: nextSequence - 1)
+                if !options.readOnly {
+                    region.placement = options.placement
+                    // A flush is what makes them durable without another log of them.
+                    if recovery.replayedEntries > 0, writes.sealIfRoom() != nil { jobs.ringFinished() }
+                }
+            }
+        } catch {
+            // Nobody else may have the store before the last of the threads has let go of its files.
+            executor.stop()
+            control.stop()
+            jobs.reset()
+            NodeTable(region).detach(node)
+            withExtendedLifetime(lock) {}
+            throw error
         }
         region.markReady()
         recovery.seconds = Double(monotonicNanoseconds() - start) / 1e9
@@ -303,7 +303,7 @@ extension EngineCore {
     /// as durable, for what was read may be in the system's memory only (`LogFiles.open`), until they are in tables,
     /// or in a log of this owner.
     private static func replay(
-        _ files: LogFiles, _ layout: StoreLayout, _ storage: any Storage, _ writes: WritePath,
+        _ files: LogFiles, _ layout: StoreLayout, _ storage: any Storage, _ writes: WritePath, _ log: WriteAheadLog,
         from flushed: SequenceNumber
     ) throws(EngineError) -> UInt64 {
         var expected = flushed + 1
@@ -341,7 +341,7 @@ extension EngineCore {
                         file: path, offset: offset, expected: "whole batches in a record", found: "half of one")
                 }
             }
-            files.setRecoveredLastSequence(number, last)
+            log.setRecoveredLastSequence(number, last)
         }
         return replayed
     }

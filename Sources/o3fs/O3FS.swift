@@ -1,5 +1,6 @@
 import ArgumentParser
 import CSystem
+import O3LSM
 
 @main
 struct O3FS: ParsableCommand {
@@ -27,6 +28,7 @@ struct O3FS: ParsableCommand {
 
     static func main() {
         o3_tune_allocator()
+        DescriptorLimit.raise()
         main(MountArguments.rewrite(CommandLine.arguments))
     }
 }

@@ -112,24 +112,62 @@ struct StoreRebuild {
         return inputs
     }
 
+    /// Runs that are merged at once: each has a table open.
+    private static let maximumRuns = 64
+    /// Tables that a merge keeps open beside, for their range tombstones.
+    private static let maximumOpenTables = 256
+
     private func merge(_ inputs: [FileMetadata], into target: StoreLayout, _ next: UInt64) throws(EngineError) {
-        var levels = Version.empty.levels
-        if !inputs.isEmpty {
-            let options = Options()
-            let descriptor = CompactionDescriptor(
-                inputs: [.init(level: 0, files: inputs)], outputLevel: Version.levelCount - 1, snapshots: [],
-                deeperRanges: [], cutKeys: [], tableOptions: TableOptions(options),
-                outputFileSize: UInt64(options.tableFileSize), firstOutputNumber: next,
-                outputNumberCount: CompactionDescriptor.maximumOutputs)
-            let tables = TableCache(
-                storage: storage, layout: target, capacity: inputs.count, blockCache: BlockCache(capacity: 8 << 20))
-            let result = try CompactionExecutor(storage: storage, layout: target, tables: tables).run(descriptor)
-            levels[Version.levelCount - 1] = result.outputs
-            for file in inputs { try storage.delete(target.table(file.number)) }
+        var runs = Self.runs(of: inputs)
+        var next = next
+        while runs.count > Self.maximumRuns {
+            let some = Array(runs.prefix(Self.maximumRuns))
+            // What is deleted may be in the others.
+            let merged = try mergeRuns(some, into: target, &next, rest: KeyRange.hull(inputs))
+            runs = runs.dropFirst(some.count) + (merged.isEmpty ? [] : [merged])
         }
+        var levels = Version.empty.levels
+        if !runs.isEmpty { levels[Version.levelCount - 1] = try mergeRuns(runs, into: target, &next, rest: nil) }
         try storage.syncDirectory(target.tableDirectory)
         let last = inputs.reduce(versions?.flushedSequence ?? 0) { max($0, $1.largestSequence) }
         try VersionSet.write(Version(levels: levels), flushed: last, target, storage)
+    }
+
+    /// Tables as few runs, each of them ascending and disjoint.
+    static func runs(of files: [FileMetadata]) -> [[FileMetadata]] {
+        var runs: [(end: KeyRange, files: [FileMetadata])] = []
+        for file in files.sorted(by: { $0.smallest < $1.smallest }) {
+            let range = KeyRange(file)
+            if let place = runs.firstIndex(where: { $0.end.isBefore(range) }) {
+                runs[place].files.append(file)
+                runs[place].end = range
+            } else {
+                runs.append((range, [file]))
+            }
+        }
+        return runs.map(\.files)
+    }
+
+    /// Merges runs into one, whose tables are numbered from `next` on, and removes them.
+    ///
+    /// - Parameter rest: where keys of tables that are not among them may lie.
+    private func mergeRuns(
+        _ runs: [[FileMetadata]], into target: StoreLayout, _ next: inout UInt64, rest: KeyRange?
+    ) throws(EngineError) -> [FileMetadata] {
+        let options = Options()
+        // L0 has a cursor for each table, deeper levels one for each run.
+        let descriptor = CompactionDescriptor(
+            inputs: runs.map { Compaction.Input(level: 1, files: $0) }, outputLevel: Version.levelCount - 1,
+            snapshots: [], deeperRanges: rest.map { [$0] } ?? [], cutKeys: [], tableOptions: TableOptions(options),
+            outputFileSize: UInt64(options.tableFileSize), firstOutputNumber: next,
+            outputNumberCount: CompactionDescriptor.maximumOutputs)
+        let tables = TableCache(
+            storage: storage, layout: target, capacity: min(Self.maximumOpenTables, DescriptorLimit.tables),
+            blockCache: BlockCache(capacity: 8 << 20))
+        let outputs = try CompactionExecutor(storage: storage, layout: target, tables: tables).run(descriptor).outputs
+        next += UInt64(outputs.count)
+        for file in runs.joined() { try storage.delete(target.table(file.number)) }
+        return outputs
     }
 
     private func takePlace(of target: StoreLayout) throws(EngineError) {

@@ -38,7 +38,7 @@ public struct StoreRepair {
         guard storage.exists(layout.tableDirectory) else { throw .storeNotFound(path: layout.root) }
         var report = StoreRepairReport()
         let identity = try loadIdentity(&report)
-        let versions = try loadVersions(&report)
+        var versions = try loadVersions(&report)
         var needsRebuild = versions == nil
         if report.isSound {
             // As its owner would: with what is in memory, or else in the logs.
@@ -52,16 +52,17 @@ public struct StoreRepair {
         }
         let lock = try storage.lock(layout.lock)
         defer { withExtendedLifetime(lock) {} }
+        // What the opening has flushed, and may have taken out of the logs, is in a newer version than the one above.
+        if versions != nil { versions = try recoverVersions()?.versions }
         var sound: Set<FileIdentity> = []
         if needsRebuild {
             let rebuild = StoreRebuild(layout, storage, versions: versions, identity: identity)
             try rebuild.run(dryRun: dryRun, &report, progress)
         } else {
-            // What the opening has flushed is in a newer version than the one above.
-            guard let found = try recoverVersions() else {
+            guard let versions else {
                 throw .corruption(file: layout.current, offset: 0, expected: "the manifest of before", found: "none")
             }
-            sound = try replaceDamagedTables(found.versions, identity == nil, dryRun, &report, progress)
+            sound = try replaceDamagedTables(versions, identity == nil, dryRun, &report, progress)
         }
         readSnapshots(besides: sound, &report)
         return report

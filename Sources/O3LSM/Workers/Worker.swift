@@ -114,6 +114,7 @@ public final class Worker: Sendable {
         report(.attached(regionBytes: region.size))
         let session = WorkerSession(
             region: region, node: node, storage: storage, layout: layout, limiter: limiter,
+            openTables: min(WorkerSession.maximumOpenTables, DescriptorLimit.tables / configuration.threads),
             isStopping: { [self] in isStopping.load(ordering: .relaxed) })
         var threads: [BackgroundThread] = []
         let ring = configuration.roles.contains(.reads) ? ReadServer.takeRing(region) : nil
@@ -161,11 +162,12 @@ private final class WorkerSession: Sendable {
 
     /// Bytes of blocks (indexes and filters of inputs) that a compaction keeps.
     private static let cacheBytes = 8 << 20
-    private static let openTables = 256
+    static let maximumOpenTables = 256
+    private let openTables: Int
 
     init(
         region: Region, node: Int, storage: any Storage, layout: StoreLayout, limiter: RateLimiter?,
-        isStopping: @escaping @Sendable () -> Bool
+        openTables: Int, isStopping: @escaping @Sendable () -> Bool
     ) {
         jobs = JobTable(region)
         nodes = NodeTable(region)
@@ -173,6 +175,7 @@ private final class WorkerSession: Sendable {
         self.storage = storage
         self.layout = layout
         self.limiter = limiter
+        self.openTables = openTables
         self.isStopping = isStopping
         let memtables = WorkerMemtables(region)
         flush = FlushExecutor(storage: storage, layout: layout, limiter: limiter) {
@@ -190,8 +193,10 @@ private final class WorkerSession: Sendable {
     }
 
     func loop(_ kinds: [JobKind]) {
-        while !isOver.load(ordering: .acquiring), !isStopping() {
+        while true {
+            // Before the look at the flags: a ring after it ends the wait.
             let ticket = jobs.postedTicket
+            if isOver.load(ordering: .acquiring) || isStopping() { return }
             if let claim = jobs.claim(kinds, node: node, isOwner: false) {
                 nodes.countJob(node, 1)
                 execute(claim)
@@ -217,7 +222,7 @@ private final class WorkerSession: Sendable {
                 }
                 // Tables are opened anew for each job: one that stays open keeps the space of its file.
                 let tables = TableCache(
-                    storage: storage, layout: layout, capacity: WorkerSession.openTables,
+                    storage: storage, layout: layout, capacity: openTables,
                     blockCache: BlockCache(capacity: WorkerSession.cacheBytes))
                 let executor = CompactionExecutor(
                     storage: storage, layout: layout, tables: tables, limiter: limiter)

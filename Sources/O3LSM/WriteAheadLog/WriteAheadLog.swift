@@ -83,6 +83,11 @@ final class WriteAheadLog: @unchecked Sendable {
     /// At the end, when everything is in tables: the log's files are removed.
     func removeFiles() { leader.withLock { _ in files.removeAll() } }
 
+    /// Recovery: the greatest sequence that an old file holds; 0 if it holds none.
+    func setRecoveredLastSequence(_ number: UInt64, _ sequence: SequenceNumber) {
+        leader.withLock { _ in files.setRecoveredLastSequence(number, sequence) }
+    }
+
     func statistics() -> Statistics.Log {
         var log = Statistics.Log()
         log.bytesWritten = bytesWritten.load(ordering: .relaxed)
