@@ -31,6 +31,9 @@ enum ShardBoundaries {
         var weight: Int
     }
 
+    /// Of one level of a shard.
+    private static let maximumSamples = 2048
+
     /// Keys with their weights, ascending.
     static func sample(_ shards: [Shard]) -> [Sample] {
         shards.flatMap { shard -> [Sample] in
@@ -39,8 +42,12 @@ enum ShardBoundaries {
             for level in (0..<RegionLayout.Entry.maximumHeight).reversed() {
                 keys.removeAll()
                 var node = shard.successor(0, level)
-                while node != 0, let entry = shard.entry(node), keys.count < 2048 {
-                    keys.append(Sample(key: [UInt8](entry.key), weight: Int(entry.allocation)))
+                var looked = 0
+                while node != 0, let entry = shard.entry(node), looked < maximumSamples {
+                    looked += 1
+                    let key = [UInt8](entry.key)
+                    // An entry without a key is damaged, which whoever reads it reports.
+                    if !key.isEmpty { keys.append(Sample(key: key, weight: Int(entry.allocation))) }
                     node = shard.successor(node, level)
                 }
                 if keys.count >= 256 { break }
@@ -68,7 +75,7 @@ enum ShardBoundaries {
             if let previous, changesRowType || (weight >= nextCut && previous != sample.key) {
                 let bound =
                     changesRowType
-                    ? [sample.key[0]]
+                    ? [UInt8](sample.key.prefix(1))
                     : [UInt8](sample.key.prefix(RegionLayout.MemtableSlot.Shard.maximumBoundaryLength))
                 if compareKeys(boundaries.last ?? [], bound) < 0 { boundaries.append(bound) }
                 while weight >= nextCut, nextCut < total { nextCut += max(total / wanted, 1) }

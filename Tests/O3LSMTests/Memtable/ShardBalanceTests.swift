@@ -32,6 +32,25 @@ import Testing
         }
     }
 
+    /// A bit of memory that has flipped may make a key seem empty: boundaries are learned from the others.
+    @Test func damagedLengthsAreNoBoundaries() throws {
+        let source = try PrivateMemtable(count: 3000, valueBytes: 20)
+        let shard = source.memtable.map.shards[0]
+        var node = shard.successor(0, 0)
+        var number = 0
+        while node != 0, let entry = shard.entry(node) {
+            let length = RegionLayout.Entry.keyLength
+            if number % 4 == 3 { entry.pointer.storeBytes(of: 0, toByteOffset: length, as: UInt16.self) }
+            number += 1
+            node = shard.successor(node, 0)
+        }
+        let samples = ShardBoundaries.sample([shard])
+        #expect(!samples.isEmpty && samples.allSatisfy { !$0.key.isEmpty })
+        #expect(!ShardBoundaries.cut(samples, into: 4).isEmpty)
+        let rows = ["a", "", "b"].map { ShardBoundaries.Sample(key: Array($0.utf8), weight: 1) }
+        #expect(ShardBoundaries.cut(rows, into: 2).allSatisfy { !$0.isEmpty })
+    }
+
     private static func open(_ store: TemporaryStore, memtableSize: Int) throws -> Database {
         var options = TemporaryStore.smallOptions
         options.dmSize = 64 << 20
