@@ -97,6 +97,8 @@ extension Compaction {
             all.entriesIn == inputEntries && all.entriesIn == all.entriesOut &+ all.entriesDropped,
             "\(inputEntries) entries, written or dropped",
             "\(all.entriesIn) read, \(all.entriesOut) written, \(all.entriesDropped) dropped")
+        // Sums of claims may have wrapped around.
+        try check(all.entriesOut <= inputEntries, "at most \(inputEntries) entries", "\(all.entriesOut)")
         let written = all.outputs.reduce(0) { $0 &+ $1.entryCount }
         try check(written == all.entriesOut, "\(all.entriesOut) entries in the outputs", "\(written)")
         let oldest = files.map(\.smallestSequence).min() ?? 0

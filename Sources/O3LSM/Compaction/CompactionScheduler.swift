@@ -138,6 +138,11 @@ final class CompactionScheduler {
         return (changed, failure)
     }
 
+    /// Ends what runs on threads of its own; nothing is collected after this.
+    func stop() {
+        for part in running.flatMap(\.parts) { part.direct?.stop() }
+    }
+
     /// Jobs that are in the job table.
     var postedJobs: Int { running.reduce(0) { $0 + $1.parts.count { $0.ticket != nil } } }
 
@@ -326,6 +331,7 @@ final class CompactionScheduler {
                 context.jobs.release(ticket)
                 run.parts[index].ticket = nil
             } else if let direct = run.parts[index].direct, let outcome = direct.outcome {
+                direct.join()
                 switch outcome {
                 case .success(let result):
                     run.parts[index].result = result
@@ -343,13 +349,12 @@ final class CompactionScheduler {
     ///
     /// - Throws: what the manifest throws. The compaction is neither done nor given up then.
     private func conclude(_ run: inout Running) throws(EngineError) -> EngineError? {
-        let results = run.parts.compactMap(\.result)
         if !run.isInstalled {
             if run.failure == nil, run.hasLostPart {
                 giveUp(&run)
                 return nil
             }
-            if let problem = run.failure ?? refusal(of: results, run) ?? installation(of: run) {
+            if let problem = run.failure ?? refusal(of: &run) ?? installation(of: run) {
                 giveUp(&run)
                 if run.failure == nil, run.offloadedParts > 0 {
                     distrust.failed(isOwn: false, monotonicNanoseconds())
@@ -360,6 +365,7 @@ final class CompactionScheduler {
             }
             run.isInstalled = true
         }
+        let results = run.parts.compactMap(\.result)
         var edit = VersionEdit()
         for input in run.compaction.inputs { edit.deletedFiles += input.files.map { (input.level, $0.number) } }
         edit.addedFiles = results.flatMap(\.outputs).map { (run.compaction.outputLevel, $0) }
@@ -400,26 +406,36 @@ final class CompactionScheduler {
         } catch { return error }
     }
 
-    /// Why the results cannot be installed; nil when they can.
-    private func refusal(of results: [CompactionResult], _ run: Running) -> EngineError? {
+    /// Why the results cannot be installed; nil when they can. Their outputs are then what the tables themselves say.
+    private func refusal(of run: inout Running) -> EngineError? {
         do throws(EngineError) {
-            try run.compaction.validate(results, of: run.parts.map(\.descriptor))
-            for part in run.parts {
-                for file in part.result?.outputs ?? [] { try verify(file, part.attempt) }
+            let descriptors = run.parts.map(\.descriptor)
+            // First what is claimed: only tables with numbers of the job are opened.
+            try run.compaction.validate(run.parts.compactMap(\.result), of: descriptors)
+            for index in run.parts.indices {
+                guard var result = run.parts[index].result else { continue }
+                var outputs: [FileMetadata] = []
+                for file in result.outputs { outputs.append(try verified(file, run.parts[index].attempt)) }
+                result.outputs = outputs
+                // Sums of what may be claimed could overflow.
+                result.bytesWritten = outputs.reduce(0) { $0 + $1.size }
+                result.bytesRead = min(result.bytesRead, run.compaction.inputBytes)
+                run.parts[index].result = result
             }
             return nil
         } catch { return error }
     }
 
-    private func verify(_ file: FileMetadata, _ attempt: UInt64?) throws(EngineError) {
-        let table = try context.tables.openForVerification(number: file.number, attempt: attempt)
-        guard table.properties.entryCount == file.entryCount, table.properties.smallest == file.smallest,
-            table.properties.largest == file.largest, (table.properties.densestDeletions ?? 0) == file.densestDeletions
-        else {
+    /// What a table says of itself, which must be what its executor has said.
+    private func verified(_ claim: FileMetadata, _ attempt: UInt64?) throws(EngineError) -> FileMetadata {
+        let table = try context.tables.openForVerification(number: claim.number, attempt: attempt)
+        let found = table.properties.metadata(number: claim.number, size: table.file.size)
+        guard found.describesSameTable(as: claim) else {
             throw .corruption(
-                file: context.layout.table(file.number, attempt: attempt), offset: 0,
+                file: context.layout.table(claim.number, attempt: attempt), offset: 0,
                 expected: "the table that its executor described", found: "another")
         }
+        return found
     }
 
     private func commit(_ edit: VersionEdit) throws(EngineError) {
@@ -446,26 +462,4 @@ final class CompactionScheduler {
         let speed = Double(l0Bytes) / max(seconds, 0.001)
         l0BytesPerSecond = l0BytesPerSecond == 0 ? speed : l0BytesPerSecond * 0.7 + speed * 0.3
     }
-}
-
-/// A compaction on a thread of its own, for descriptors that do not fit the job table.
-private final class DirectRun: Sendable {
-    private let state = Mutex<Result<CompactionResult, EngineError>?>(nil)
-
-    init(_ executor: CompactionExecutor, _ descriptor: CompactionDescriptor) {
-        do throws(EngineError) {
-            _ = try BackgroundThread("o3-compact") { [self] in
-                let outcome: Result<CompactionResult, EngineError>
-                do throws(EngineError) { outcome = .success(try executor.run(descriptor)) } catch {
-                    outcome = .failure(error)
-                }
-                state.withLock { $0 = outcome }
-            }
-        } catch {
-            state.withLock { $0 = .failure(error) }
-        }
-    }
-
-    /// nil while it runs.
-    var outcome: Result<CompactionResult, EngineError>? { state.withLock { $0 } }
 }

@@ -360,12 +360,15 @@ final class FlushScheduler {
         guard result.entriesRead == job.expectedEntries else {
             throw refuse("\(job.expectedEntries) entries of the shards", "\(result.entriesRead)")
         }
+        guard result.entriesDropped <= result.entriesRead else {
+            throw refuse("at most \(result.entriesRead) entries dropped", "\(result.entriesDropped)")
+        }
         work.entriesIn += result.entriesRead
         work.entriesDropped += result.entriesDropped
         guard result.wroteTable else { return nil }
         let table = try context.tables.openForVerification(
             number: job.descriptor.fileNumber, attempt: job.attempt)
-        let file = table.properties.metadata(number: job.descriptor.fileNumber, size: result.fileSize)
+        let file = table.properties.metadata(number: job.descriptor.fileNumber, size: table.file.size)
         guard file.size == result.fileSize, file.entryCount == result.entriesRead - result.entriesDropped,
             compareKeys(job.descriptor.lowerBound, file.smallest.userKey) <= 0
         else {

@@ -314,7 +314,10 @@ final class WritePath: @unchecked Sendable {
 
     /// Takes no batch from here on; those that have their place are finished by their writers, and a `seal`
     /// after this covers them.
-    func close() { lock.withLock { $0.isClosed = true } }
+    func close() {
+        lock.withLock { $0.isClosed = true }
+        roomFreed()
+    }
 
     var active: Memtable { lock.withLock { $0.active } }
 
@@ -337,6 +340,8 @@ final class WritePath: @unchecked Sendable {
         let start = monotonicNanoseconds()
         var cause = StallCause.l0Full
         while true {
+            let ticket = roomWord.load(ordering: .acquiring)
+            if lock.withLock({ $0.isClosed }) { throw .closed }
             let stop = stop.load(ordering: .acquiring)
             if stop == WritePath.stoppedForSpace {
                 if Self.givesSpaceBack(batch, bytes) { return }
@@ -345,7 +350,7 @@ final class WritePath: @unchecked Sendable {
                 break
             }
             if hasFailure.load(ordering: .relaxed) { try checkFailure(batch, bytes) }
-            waitForRoom(roomWord.load(ordering: .acquiring))
+            waitForRoom(ticket)
         }
         throttle.record(cause, monotonicNanoseconds() - start)
     }

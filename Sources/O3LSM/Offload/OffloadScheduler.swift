@@ -130,8 +130,10 @@ final class OffloadScheduler: @unchecked Sendable {
     }
 
     private func loop() {
-        while !isStopping.load(ordering: .acquiring) {
+        while true {
+            // Before the look at the flag: a ring after it ends the wait.
             let ticket = bell.load(ordering: .acquiring)
+            if isStopping.load(ordering: .acquiring) { return }
             if let piece = queue.withLock({ $0.isEmpty ? nil : $0.removeFirst() }) {
                 if piece.transfer.copy(piece) { onCopied() }
                 continue

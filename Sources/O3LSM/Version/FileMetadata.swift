@@ -77,6 +77,12 @@ final class FileMetadata: Sendable {
             && largestSequence == other.largestSequence
     }
 
+    /// Whether all that the two say of their tables is the same.
+    func describesSameTable(as other: FileMetadata) -> Bool {
+        isSame(as: other) && smallestSequence == other.smallestSequence && entryCount == other.entryCount
+            && deletionCount == other.deletionCount && rangeTombstoneCount == other.rangeTombstoneCount
+    }
+
     /// Whether any key of the table lies in `begin ... end` (both inclusive; nil: unbounded).
     func overlaps(_ begin: [UInt8]?, _ end: [UInt8]?) -> Bool {
         if let end, compareKeys(smallest.userKey, end) > 0 { return false }

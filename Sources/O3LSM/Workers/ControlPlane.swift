@@ -106,6 +106,7 @@ final class ControlPlane: @unchecked Sendable {
         logThread?.join()
         populateThread?.join()
         offload?.stop()
+        compactions.stop()
         let waiters = shared.withLock { shared in
             defer { shared.waiters = [] }
             return shared.waiters
@@ -172,8 +173,10 @@ final class ControlPlane: @unchecked Sendable {
 
     private func loop() {
         var lastBeat: UInt64 = 0
-        while !isStopping.load(ordering: .acquiring) {
+        while true {
+            // Before the look at the flag: a ring after it ends the wait.
             let ticket = context.jobs.finishedTicket
+            if isStopping.load(ordering: .acquiring) { return }
             do throws(EngineError) { try step() } catch { stopWriting(error) }
             obsolete.removeAll()
             let now = monotonicNanoseconds()
@@ -365,8 +368,9 @@ final class ControlPlane: @unchecked Sendable {
         let allocator = offload?.allocator ?? writes.allocator
         let ahead = 2 * (context.options.memtableSize / RegionLayout.slabBytes + 1)
         var touched = 0
-        while touched < region.slabCount, !isStopping.load(ordering: .acquiring) {
+        while touched < region.slabCount {
             let ticket = context.jobs.finishedTicket
+            if isStopping.load(ordering: .acquiring) { return }
             let goal = min(region.slabCount, allocator.highWaterMark + ahead)
             while touched < goal, !isStopping.load(ordering: .relaxed) {
                 region.touch(slabs: touched..<touched + 1)
@@ -382,19 +386,21 @@ final class ControlPlane: @unchecked Sendable {
     /// Keeps un-synced operations from growing older than the commit interval.
     ///
     /// What lies in sealed memtables is about to become durable by its flush, and a log of it would be
-    /// written in vain: it is given a quarter of the interval longer before the log takes it after all. That is then at
-    /// most three quarters old, and the last one is for writing it.
+    /// written in vain: it is given three quarters of the interval before the log takes it after all.
     private func commitLoop() {
-        let quarterInterval = max(context.options.commitIntervalMilliseconds / 4, 5)
-        var previous: SequenceNumber = 0
-        var beforeThat: SequenceNumber = 0
-        while !isStopping.load(ordering: .acquiring) {
-            sleepUnlessStopped(milliseconds: quarterInterval)
+        let interval = context.options.commitIntervalMilliseconds
+        var schedule = CommitSchedule(
+            intervalNanoseconds: UInt64(interval) * 1_000_000, now: monotonicNanoseconds(),
+            visible: context.region.visibleSequence)
+        var pause = schedule.lookMilliseconds
+        while true {
+            // Before the look at the flag: a ring after it ends the wait.
+            let ticket = logBell.load(ordering: .acquiring)
             if isStopping.load(ordering: .acquiring) { return }
-            let durable = log.durableSequence
-            let isOverdue = beforeThat > durable
-            let isWaiting = previous > durable && previous >= context.holder.current.memtables[0].firstSequence
-            if isOverdue || isWaiting {
+            sleepUnlessRung(since: ticket, milliseconds: pause)
+            if isStopping.load(ordering: .acquiring) { return }
+            pause = schedule.lookMilliseconds
+            if schedule.isDue(monotonicNanoseconds(), durable: log.durableSequence) {
                 do throws(EngineError) {
                     try log.sync()
                     if logFailure.withLock({ $0.take() }) != nil { context.jobs.ringFinished() }
@@ -403,15 +409,16 @@ final class ControlPlane: @unchecked Sendable {
                     // for as long as it is so.
                     logFailure.withLock { $0 = error }
                     context.jobs.ringFinished()
+                    // Every try begins another file.
+                    pause = max(interval / 2, 5)
                 }
             }
-            beforeThat = previous
-            previous = context.region.visibleSequence
+            let now = monotonicNanoseconds()
+            schedule.looked(now, visible: context.region.visibleSequence)
         }
     }
 
-    private func sleepUnlessStopped(milliseconds: Int) {
-        let ticket = logBell.load(ordering: .acquiring)
+    private func sleepUnlessRung(since ticket: UInt32, milliseconds: Int) {
         var timeout = timespec(tv_sec: milliseconds / 1000, tv_nsec: (milliseconds % 1000) * 1_000_000)
         withUnsafePointer(to: logBell) { word in
             _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)

@@ -78,8 +78,10 @@ final class LocalExecutor: Sendable {
     }
 
     private func loop(_ kind: JobKind) {
-        while !isStopping.load(ordering: .acquiring) {
+        while true {
+            // Before the look at the flag: a ring after it ends the wait.
             let ticket = jobs.postedTicket
+            if isStopping.load(ordering: .acquiring) { return }
             let claim = jobs.claim([kind], node: node, isOwner: true) { kind in
                 kind == .flush ? patienceForFlushes() : compactionGrace.load(ordering: .relaxed)
             }
