@@ -43,10 +43,11 @@ extension EngineCore {
         return problems
     }
 
-    /// Files among the tables that nothing names. Only a store that was closed in order, and is not open now,
-    /// must have none: after a crash they wait for the next owner.
+    /// Files among the tables that nothing names. Only a store that was closed in order, which removes its logs, and is
+    /// not open now must have none: after a crash they wait for the next owner.
     private func leakedTables(_ version: Version) -> [EngineError] {
         guard options.readOnly, recovery.source == "log", recovery.replayedEntries == 0,
+            let logs = try? StoreRebuild.logNumbers(layout, storage), logs.isEmpty,
             let names = try? storage.list(layout.tableDirectory)
         else { return [] }
         let live = Set(version.levels.joined().map { layout.table($0.number) })

@@ -81,6 +81,7 @@ final class FileMetadata: Sendable {
     func describesSameTable(as other: FileMetadata) -> Bool {
         isSame(as: other) && smallestSequence == other.smallestSequence && entryCount == other.entryCount
             && deletionCount == other.deletionCount && rangeTombstoneCount == other.rangeTombstoneCount
+            && densestDeletions == other.densestDeletions
     }
 
     /// Whether any key of the table lies in `begin ... end` (both inclusive; nil: unbounded).

@@ -199,6 +199,112 @@ import Testing
         try database.close()
     }
 
+    /// More entries dropped than read: a difference that cannot be.
+    @Test func aFlushThatDropsMoreThanItReadIsRefused() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        let region = database.core.region
+        let nodes = NodeTable(region)
+        let node = try #require(nodes.attach(role: .worker, roles: [.flush], capacity: 1))
+        let jobs = JobTable(region)
+        let memtables = WorkerMemtables(region)
+        let executor = FlushExecutor(storage: POSIXStorage(), layout: StoreLayout(root: store.path)) {
+            source throws(EngineError) in try memtables.memtable(source)
+        }
+        for number in 0..<100 { try database.put(Self.key(number), Self.value(number)) }
+        // The owner leaves it to the worker.
+        database.core.executor.setWorkers(flush: true, compaction: true, isMemoryScarce: false)
+        usleep(300_000)
+        database.core.writes.sealIfRoom()
+        database.core.region.doorbell(RegionLayout.Doorbells.jobFinished).ring()
+        var stolen: JobTable.Claim?
+        wait {
+            nodes.beat(node)
+            stolen = jobs.claim([.flush], node: node, isOwner: false)
+            return stolen != nil
+        }
+        let claim = try #require(stolen)
+        let descriptor = try #require(FlushDescriptor.decode(claim.descriptor))
+        var result = try executor.run(descriptor, attempt: claim.attempt)
+        result.entriesDropped = result.entriesRead + 1
+        #expect(jobs.finish(claim, result: result.encode()))
+        nodes.detach(node)
+        try database.flush()
+        #expect(database.statistics().flush.failedJobs > 0)
+        for number in 0..<100 { #expect(try database.get(Self.key(number)) == Self.value(number)) }
+        try database.close()
+    }
+
+    /// What the manifest has of a table is what the table says, whatever its executor claims.
+    @Test(arguments: Lie.allCases) func aTableThatIsNotAsClaimedIsRefused(lie: Lie) throws {
+        let store = TemporaryStore("lie\(lie)")
+        let database = try store.open()
+        let region = database.core.region
+        let nodes = NodeTable(region)
+        let node = try #require(nodes.attach(role: .worker, roles: [.compaction], capacity: 1))
+        let jobs = JobTable(region)
+        let isOver = Atomic<Bool>(false)
+        let lies = Atomic<Int>(0)
+        let layout = StoreLayout(root: store.path)
+        let liar = try BackgroundThread("test-liar") {
+            let storage = POSIXStorage()
+            let tables = TableCache(
+                storage: storage, layout: layout, capacity: 64, blockCache: BlockCache(capacity: 1 << 20))
+            let executor = CompactionExecutor(storage: storage, layout: layout, tables: tables)
+            while !isOver.load(ordering: .relaxed) {
+                nodes.beat(node)
+                guard let claim = jobs.claim([.compaction], node: node, isOwner: false) else {
+                    usleep(1000)
+                    continue
+                }
+                guard
+                    let bytes = try? executor.run(encoded: claim.descriptor, attempt: claim.attempt),
+                    var result = try? bytes.withEngineBytes({ bytes throws(EngineError) in
+                        try CompactionResult.decode(bytes, source: "test")
+                    })
+                else { continue }
+                result.outputs = result.outputs.map(lie.told)
+                jobs.finish(claim, result: result.encode())
+                lies.wrappingAdd(1, ordering: .relaxed)
+            }
+        }
+        for step in 0..<8000 { try database.put(Self.key(step * 7919 % 8000), Self.value(step * 7919 % 8000)) }
+        try database.deleteRange(Self.key(3900), Self.key(3950))
+        for number in stride(from: 0, to: 8000, by: 100) { try database.delete(Self.key(number)) }
+        let snapshot = database.makeSnapshot()
+        try database.flush()
+        wait { database.statistics().compaction.localJobs > 0 && lies.load(ordering: .relaxed) > 0 }
+        isOver.store(true, ordering: .relaxed)
+        liar.join()
+        nodes.detach(node)
+        try database.compact()
+        #expect(lies.load(ordering: .relaxed) > 0)
+        #expect(database.statistics().compaction.offloadedJobs == 0)
+        #expect(database.statistics().compaction.failedJobs >= lies.load(ordering: .relaxed))
+        for number in 0..<8000 {
+            let isDeleted = number % 100 == 0 || (3900..<3950).contains(number)
+            #expect(try database.get(Self.key(number)) == (isDeleted ? nil : Self.value(number)), "key \(number)")
+        }
+        #expect(try database.verify().isEmpty)
+        withExtendedLifetime(snapshot) {}
+        try database.close()
+    }
+
+    enum Lie: String, CaseIterable, Sendable {
+        case size, sequences, deletions, rangeTombstones
+
+        func told(_ file: FileMetadata) -> FileMetadata {
+            FileMetadata(
+                number: file.number, size: self == .size ? 1 << 60 : file.size, smallest: file.smallest,
+                largest: file.largest, smallestSequence: file.smallestSequence,
+                largestSequence: self == .sequences ? file.smallestSequence : file.largestSequence,
+                entryCount: file.entryCount,
+                deletionCount: self == .deletions ? file.deletionCount + 1 : file.deletionCount,
+                rangeTombstoneCount: self == .rangeTombstones
+                    ? file.rangeTombstoneCount + 1 : file.rangeTombstoneCount)
+        }
+    }
+
     @Test func aRegionOfAnotherBuildIsRefused() throws {
         let store = TemporaryStore()
         let database = try store.open()
@@ -210,6 +316,28 @@ import Testing
         #expect(throws: EngineError.storeNotFound(path: "/nowhere")) {
             try Worker("/nowhere", Worker.Configuration()).run()
         }
+    }
+
+    /// What is left of work that power loss has cut short is no damage, though there is nothing to replay.
+    @Test func afterPowerLossALeftoverIsNoProblem() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        try database.put([1], [2])
+        try database.sync()
+        try database.flush()
+        abandon(database)
+        Region.unlink(
+            storeID: try StoreIdentity.load(from: store.path + "/IDENTITY", storage: POSIXStorage()).storeID)
+        for name in ["999998-1f.part", "999999.sst"] {
+            #expect(FileManager.default.createFile(atPath: store.path + "/sst/" + name, contents: Data([1])))
+        }
+        var options = TemporaryStore.smallOptions
+        options.readOnly = true
+        let stopped = try store.open(options)
+        let recovery = stopped.statistics().recovery
+        #expect(recovery.source == "log" && recovery.replayedEntries == 0)
+        #expect(try stopped.verify() == [])
+        try stopped.close()
     }
 
     @Test func aLeakedTableIsAProblem() throws {
