@@ -118,16 +118,21 @@ struct StoreRebuild {
     private static let maximumOpenTables = 256
 
     private func merge(_ inputs: [FileMetadata], into target: StoreLayout, _ next: UInt64) throws(EngineError) {
+        let tables = TableCache(
+            storage: storage, layout: target, capacity: min(Self.maximumOpenTables, DescriptorLimit.tables),
+            blockCache: BlockCache(capacity: 8 << 20))
         var runs = Self.runs(of: inputs)
         var next = next
         while runs.count > Self.maximumRuns {
             let some = Array(runs.prefix(Self.maximumRuns))
             // What is deleted may be in the others.
-            let merged = try mergeRuns(some, into: target, &next, rest: KeyRange.hull(inputs))
+            let merged = try mergeRuns(some, tables, into: target, &next, rest: KeyRange.hull(inputs))
             runs = runs.dropFirst(some.count) + (merged.isEmpty ? [] : [merged])
         }
         var levels = Version.empty.levels
-        if !runs.isEmpty { levels[Version.levelCount - 1] = try mergeRuns(runs, into: target, &next, rest: nil) }
+        if !runs.isEmpty {
+            levels[Version.levelCount - 1] = try mergeRuns(runs, tables, into: target, &next, rest: nil)
+        }
         try storage.syncDirectory(target.tableDirectory)
         let last = inputs.reduce(versions?.flushedSequence ?? 0) { max($0, $1.largestSequence) }
         try VersionSet.write(Version(levels: levels), flushed: last, target, storage)
@@ -152,7 +157,7 @@ struct StoreRebuild {
     ///
     /// - Parameter rest: where keys of tables that are not among them may lie.
     private func mergeRuns(
-        _ runs: [[FileMetadata]], into target: StoreLayout, _ next: inout UInt64, rest: KeyRange?
+        _ runs: [[FileMetadata]], _ tables: TableCache, into target: StoreLayout, _ next: inout UInt64, rest: KeyRange?
     ) throws(EngineError) -> [FileMetadata] {
         let options = Options()
         // L0 has a cursor for each table, deeper levels one for each run.
@@ -161,9 +166,6 @@ struct StoreRebuild {
             snapshots: [], deeperRanges: rest.map { [$0] } ?? [], cutKeys: [], tableOptions: TableOptions(options),
             outputFileSize: UInt64(options.tableFileSize), firstOutputNumber: next,
             outputNumberCount: CompactionDescriptor.maximumOutputs)
-        let tables = TableCache(
-            storage: storage, layout: target, capacity: min(Self.maximumOpenTables, DescriptorLimit.tables),
-            blockCache: BlockCache(capacity: 8 << 20))
         let outputs = try CompactionExecutor(storage: storage, layout: target, tables: tables).run(descriptor).outputs
         next += UInt64(outputs.count)
         for file in runs.joined() { try storage.delete(target.table(file.number)) }
