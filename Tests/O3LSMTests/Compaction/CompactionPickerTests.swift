@@ -158,7 +158,7 @@ import Testing
     }
 
     @Test func tablesWithTombstonesOfReleasedSnapshotsAreWrittenAgain() {
-        func pick(_ level: Int, deletions: UInt64 = 1, over deeper: [FileMetadata] = [], oldest: SequenceNumber?) -> Compaction? {
+        func pick(_ level: Int, deletions: UInt64 = 2, over deeper: [FileMetadata] = [], oldest: SequenceNumber?) -> Compaction? {
             let table = Self.file(1, 0, 5, sequences: 10...20, deletions: deletions)
             var levels = Self.levels([6: deeper])
             levels[level].append(table)
@@ -167,6 +167,7 @@ import Testing
         for level in [5, 6] {
             #expect(pick(level, oldest: 19) == nil, "a snapshot is between its entries")
             #expect(pick(level, deletions: 0, oldest: nil) == nil, "there is nothing to drop")
+            #expect(pick(level, deletions: 1, oldest: nil) == nil, "there is little to drop")
             for oldest: SequenceNumber? in [20, 21, nil] {
                 let found = pick(level, oldest: oldest)
                 #expect(found?.reason == .tombstones && found?.level == level && found?.outputLevel == level)
