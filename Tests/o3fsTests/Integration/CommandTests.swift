@@ -112,6 +112,7 @@ struct CommandTests {
                     ])
                     .union(reading.contains(name) ? ["reads", "found"] : [])
                     .union(name == "ycsbe" ? ["entries"] : [])
+                    .union(name == "readwhilewriting" ? ["background_writes"] : [])
             )
             #expect((object["ops_per_second"] as? Double ?? 0) > 0)
             let percentiles = ["p50_us", "p99_us", "p999_us"].map { object[$0] as? Double ?? -1 }

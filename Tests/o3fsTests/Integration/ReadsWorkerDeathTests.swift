@@ -50,14 +50,15 @@ import Testing
         let output = try Shell.script(
             """
             '\(try #require(O3FSBinary.path))' bench "$PWD/store" --benchmarks fillseq,readwhilewriting,seekrandom \
-                --num 20000 --threads 3 --reads 1000000000 --duration 5 --seek-nexts 20 --verify --json --statistics \
+                --num 20000 --benchmark-write-rate-limit 500K --threads 3 --reads 1000000000 --duration 5 --seek-nexts 20 --verify --json --statistics \
                 --dm-size 256M --memtable-size 1M --compression none \
                 --storage-bandwidth 1M --dm-latency 2 --read-delegation on --workers 2 \
                 >output 2>errors &
             bench=$!
             kills=0
             while kill -0 $bench 2>/dev/null; do
-                sleep 0.3
+                # A worker that has just begun to serve is to have answered before it dies.
+                sleep 1
                 for worker in $(cat /proc/$bench/task/*/children 2>/dev/null); do
                     kill -9 $worker && kills=$((kills + 1))
                 done
