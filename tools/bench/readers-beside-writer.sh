@@ -39,7 +39,7 @@ printf '\n| `--offload` | ops/s | P50 µs | P99 µs | P99.9 µs | background wri
 for offload in none all; do
     row="| $offload |"
     for field in ops_per_second p50_us p99_us p999_us background_writes; do
-        row+=" $(jq -r --arg o "$offload" --arg f "$field" 'select(.offload == $o)[$f]' "$work/lines" | median | awk '{ printf $1 >= 100 ? "%d" : "%.1f", $1 }') |"
+        row+=" $(jq -r --arg o "$offload" --arg f "$field" 'select(.offload == $o)[$f]' "$work/lines" | median | awk '{ printf(($1 >= 100) ? "%d" : "%.1f", $1) }') |"
     done
     echo "$row"
 done

@@ -50,7 +50,7 @@ import Testing
         let output = try Shell.script(
             """
             '\(try #require(O3FSBinary.path))' bench "$PWD/store" --benchmarks fillseq,readwhilewriting,seekrandom \
-                --num 20000 --benchmark-write-rate-limit 500K --threads 3 --reads 1000000000 --duration 5 --seek-nexts 20 --verify --json --statistics \
+                --num 20000 --benchmark-write-rate-limit 500K --threads 3 --reads 1000000000 --duration 8 --seek-nexts 20 --verify --json --statistics \
                 --dm-size 256M --memtable-size 1M --compression none \
                 --storage-bandwidth 1M --dm-latency 2 --read-delegation on --workers 2 \
                 >output 2>errors &
