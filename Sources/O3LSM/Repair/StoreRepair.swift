@@ -139,6 +139,8 @@ public struct StoreRepair {
         var options = Options()
         options.createIfMissing = false
         options.readOnly = dryRun
+        // A damaged table is to be named and kept, not merged away because what is damaged is only its filter.
+        options.disableAutomaticCompaction = true
         options.dmSize = Self.leastMemoryBytes
         if dryRun {
             // What the log holds stays in memory, where an entry takes at most about three times as much.
@@ -154,7 +156,7 @@ public struct StoreRepair {
             if case .corruption = error { return error }
             throw error
         }
-        // A compaction that met a damaged table is no reason to give up: that is replaced below.
+        // A damaged table that this met is no reason to give up: it is replaced below.
         do throws(EngineError) { try database.close() } catch {
             guard case .corruption = error else { throw error }
         }

@@ -275,12 +275,15 @@ import Testing
     @Test func anInterruptedReplacementOfATableIsBroughtToItsEnd() throws {
         let history = NumberedHistory(seed: Self.seed, spread: 3000)
         let storage = try Self.closedStore(history)
-        // The last one, which no snapshot has.
         let layout = StoreLayout(root: Self.store)
-        let name = try #require(try storage.list(layout.tableDirectory).last)
-        var bytes = try #require(storage.bytes(of: layout.tableDirectory + "/" + name))
+        // One that no snapshot has, and the largest of those: the flip is in the middle of its entries.
+        let snapshot = StoreLayout(root: Self.store + "/snapshots/kept").tableDirectory
+        let candidates = try Set(storage.list(layout.tableDirectory)).subtracting(storage.list(snapshot))
+            .map { layout.tableDirectory + "/" + $0 }
+        let path = try #require(candidates.max { storage.bytes(of: $0)?.count ?? 0 < storage.bytes(of: $1)?.count ?? 0 })
+        var bytes = try #require(storage.bytes(of: path))
         bytes[bytes.count / 3] ^= 1
-        storage.set(layout.tableDirectory + "/" + name, to: bytes)
+        storage.set(path, to: bytes)
         _ = try Self.repairAtEveryCut("replacement of a table", storage, history)
     }
 }
