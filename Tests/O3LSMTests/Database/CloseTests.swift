@@ -35,7 +35,10 @@ import Testing
         wait { database.core.writes.stop.load(ordering: .acquiring) != 0 }
         let error = Mutex<EngineError?>(nil)
         let writer = try BackgroundThread("test-writer") {
-            do throws(EngineError) { try database.put([1], [1]) } catch let refused { error.withLock { $0 = refused } }
+            // Again if it could go on, because the thief was given too little time and lost its lease.
+            do throws(EngineError) { while true { try database.put([1], [1]) } } catch let refused {
+                error.withLock { $0 = refused }
+            }
         }
         // It waits by then, or comes to a closed store: either way it is told.
         usleep(200_000)
