@@ -35,10 +35,15 @@ public struct SnapshotDirectory: Sendable {
     ///
     /// - Throws: `.io`, and `.corruption` for one that cannot be read.
     public func list() throws(EngineError) -> [StoreSnapshot] {
-        guard storage.exists(path) else { return [] }
         var found: [StoreSnapshot] = []
-        for name in try storage.list(path) where !name.hasPrefix(".") { found.append(try describe(name)) }
+        for name in try names() { found.append(try describe(name)) }
         return found.sorted { ($0.sequence, $0.created, $0.name) < ($1.sequence, $1.created, $1.name) }
+    }
+
+    /// Their names. Throws `.io`.
+    func names() throws(EngineError) -> [String] {
+        guard storage.exists(path) else { return [] }
+        return try storage.list(path).filter { !$0.hasPrefix(".") }.sorted()
     }
 
     /// - Throws: `.invalidArgument` when there is none of that name.

@@ -36,7 +36,9 @@ extension SnapshotDirectory {
         var seen = known
         var tables: [VerifiedTable] = []
         var problems: [EngineError] = []
-        for snapshot in names() {
+        var snapshots: [String] = []
+        do throws(EngineError) { snapshots = try names() } catch { problems.append(error) }
+        for snapshot in snapshots {
             let layout = StoreLayout(root: path(of: snapshot))
             do throws(EngineError) {
                 _ = try StoreIdentity.load(from: layout.identity, storage: storage)
@@ -62,10 +64,5 @@ extension SnapshotDirectory {
     ) -> Set<FileIdentity> {
         // One that is not there is found missing by whoever reads it.
         Set(files.compactMap { try? storage.fileIdentity(layout.table($0.number)) })
-    }
-
-    private func names() -> [String] {
-        let directory = StoreLayout(root: store).snapshotDirectory
-        return ((try? storage.list(directory)) ?? []).filter { !$0.hasPrefix(".") }.sorted()
     }
 }
