@@ -169,7 +169,6 @@ final class ReadDelegation: @unchecked Sendable {
         region.fabric?.roundTrips(1, since: posted.ticket.postedAt)
         switch outcome {
         case .answered: return true
-        case .busy: break
         case .timedOut:
             counts.timeouts.wrappingAdd(1, ordering: .relaxed)
             if isRunning(posted.server) { rest(server) } else { lookForServers() }

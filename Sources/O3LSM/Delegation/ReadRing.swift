@@ -7,7 +7,8 @@ import Synchronization
 ///
 /// A slot belongs to the compute node but while its request is posted. A request has a number that its slot has
 /// never had, and both request and answer are summed together with it: whatever is late, torn or damaged is refused.
-/// The owner's side (`post`, `wait`, `withdraw`) is thread-safe; the server's side is for one thread. Either side may die at any time.
+/// The owner's side (`post`, `wait`, `withdraw`) is thread-safe; the server's side is for one thread. Either side may die
+/// at any time.
 final class ReadRing: @unchecked Sendable {
     // @unchecked: shared words are atomic; the rest of a slot belongs to one side at a time, as its word says.
     private typealias Layout = RegionLayout.Ring
@@ -65,8 +66,6 @@ final class ReadRing: @unchecked Sendable {
     /// What became of a request.
     enum Outcome: Equatable {
         case answered
-        /// All slots are taken, or the request does not fit: nothing was posted.
-        case busy
         /// No answer in time, or `isServed` said no.
         case timedOut
         /// The server refused the request; or the answer fails its checksum or its length, or `read` refused it.
@@ -117,7 +116,6 @@ final class ReadRing: @unchecked Sendable {
     ///   - isServed: asked about every millisecond of waiting; false gives up.
     ///   - read: reads the answer, whose bytes are checked only by their sum; false refuses it. Another process could
     ///     still write to them: every length must be read once and checked.
-    /// - Returns: never `.busy`.
     func wait(
         for ticket: Ticket, timeoutNanoseconds: UInt64, isServed: () -> Bool, read: (UnsafeRawBufferPointer) -> Bool
     ) -> Outcome {
@@ -150,15 +148,6 @@ final class ReadRing: @unchecked Sendable {
             expected: ticket.number << State.shift | State.posted, desired: ticket.number << State.shift | State.empty,
             ordering: .acquiringAndReleasing)
         return isTaken ? nil : found
-    }
-
-    /// Posts a request and waits for its answer, see `post` and `wait`.
-    func ask(
-        timeoutNanoseconds: UInt64, isServed: () -> Bool, write: (UnsafeMutableRawBufferPointer) -> Int?,
-        read: (UnsafeRawBufferPointer) -> Bool
-    ) -> Outcome {
-        guard let ticket = post(write) else { return .busy }
-        return wait(for: ticket, timeoutNanoseconds: timeoutNanoseconds, isServed: isServed, read: read)
     }
 
     private func accept(
