@@ -6,12 +6,17 @@ extension CompactionPicker {
     /// So many deletes in one window of a table make scans crawl.
     static let clusteredDeletions = UInt64(DeletionWindow.length / 2)
 
+    /// What a table's tombstones count for.
+    private static func tombstones(_ file: FileMetadata) -> UInt64 {
+        file.deletionCount + deletesPerRangeTombstone * file.rangeTombstoneCount
+    }
+
     /// When no level is too large: tables of little but tombstones, as a whole or in one place, so that what they delete
     /// gives its space back, and scans do not crawl over them, without waiting for writes that push them down. On a full
     /// disk, any with tombstones. Then those of which the tombstones have become useless where they are.
     func pickTombstones() -> Compaction? {
         func isWanted(_ file: FileMetadata) -> Bool {
-            let tombstones = file.deletionCount + Self.deletesPerRangeTombstone * file.rangeTombstoneCount
+            let tombstones = Self.tombstones(file)
             if isSpaceScarce { return tombstones > 0 }
             return tombstones > 0 && tombstones * 2 >= file.entryCount || file.densestDeletions >= Self.clusteredDeletions
         }
@@ -34,7 +39,7 @@ extension CompactionPicker {
     private func pickReleased() -> Compaction? {
         for level in (1...lastLevel).reversed() {
             for file in levels[level] where file.largestSequence <= oldestSnapshot && !isBusy(file) {
-                let tombstones = file.deletionCount + Self.deletesPerRangeTombstone * file.rangeTombstoneCount
+                let tombstones = Self.tombstones(file)
                 guard tombstones > 0, tombstones * Self.worthwhileShare >= file.entryCount else { continue }
                 let range = KeyRange(file)
                 guard (level + 1..<levels.count).allSatisfy({ files($0, overlapping: range).isEmpty }) else { continue }

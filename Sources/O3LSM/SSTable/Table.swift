@@ -23,8 +23,8 @@ final class Table: Sendable {
     private let filterIsDamaged = Atomic<Bool>(false)
     /// Whether the last data block that was read had not been compressed: the next one is expected to be like it.
     private let isRaw = Atomic<Bool>(false)
-    /// Ends the table's count among those that are open.
-    private let openCount: OpenTableCount?
+    /// Counts the table as long as it is open; nil: nobody does.
+    private let counter: OpenTableCounter?
 
     /// Reads and checks header, footer, properties, range tombstones and the top index block.
     ///
@@ -32,14 +32,14 @@ final class Table: Sendable {
     ///   - number: the file's number, which is its name in `cache`.
     ///   - cache: nil for readers that go through the table once.
     ///   - isTopLevel: whether it belongs to those whose filter and index are pinned before others'.
-    ///   - openCount: what counts the table as long as it is open.
+    ///   - counter: what counts the table as long as it is open.
     /// - Throws: `.corruption`, `.unsupportedFormat`, or what the file throws.
     static func open(
         _ file: any ReadableFile,
         number: UInt64,
         cache: BlockCache?,
         isTopLevel: Bool = false,
-        openCount: OpenTableCount? = nil
+        counter: OpenTableCounter? = nil
     ) throws(EngineError) -> Table {
         let opener = try TableOpener(file)
         let footer = opener.footer
@@ -68,7 +68,7 @@ final class Table: Sendable {
             FragmentedTombstones(tombstones),
             index,
             isTopLevel,
-            openCount
+            counter
         )
     }
 
@@ -81,7 +81,7 @@ final class Table: Sendable {
         _ tombstones: FragmentedTombstones,
         _ index: Block?,
         _ isTopLevel: Bool,
-        _ openCount: OpenTableCount?
+        _ counter: OpenTableCounter?
     ) {
         self.file = file
         self.number = number
@@ -91,10 +91,12 @@ final class Table: Sendable {
         rangeTombstones = tombstones
         ownIndex = index
         self.isTopLevel = isTopLevel
-        self.openCount = openCount
+        self.counter = counter
+        counter?.count.wrappingAdd(1, ordering: .relaxed)
     }
 
     deinit {
+        counter?.count.wrappingSubtract(1, ordering: .relaxed)
         guard let cache else { return }
         if ownIndex != nil { cache.unpin(file: number, offset: footer.index.offset) }
         if ownFilter.unmanaged != nil { cache.unpin(file: number, offset: footer.filter.offset) }
@@ -276,18 +278,6 @@ final class Table: Sendable {
         }
         return block
     }
-}
-
-/// Counts open tables: each one holds it from when it is opened until it is closed.
-final class OpenTableCount: Sendable {
-    private let counter: OpenTableCounter
-
-    init(_ counter: OpenTableCounter) {
-        self.counter = counter
-        counter.count.wrappingAdd(1, ordering: .relaxed)
-    }
-
-    deinit { counter.count.wrappingSubtract(1, ordering: .relaxed) }
 }
 
 /// How many tables are open. Thread-safe.

@@ -58,7 +58,7 @@ final class TableCache: Sendable {
             number: file.number,
             cache: blockCache,
             isTopLevel: isTopLevel,
-            openCount: stays ? OpenTableCount(residents) : nil
+            counter: stays ? residents : nil
         )
         guard stays else { return shard.insert(table) }
         if file.table.set(table) { return table }
