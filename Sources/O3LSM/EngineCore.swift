@@ -195,29 +195,20 @@ final class EngineCore: @unchecked Sendable {
         }
         let tables = self.tables
         let fillCache = read.fillCache
-        for level in 0..<Version.levelCount where !state.version.levels[level].isEmpty {
-            let wanted = state.version.files(in: level, overlapping: read.lowerBound, read.upperBound)
-            for file in wanted where file.rangeTombstoneCount > 0 {
-                tombstones += try tables.table(file).rangeTombstones
-                    .clipped(to: read.lowerBound, read.upperBound).tombstones()
-            }
-            if level == 0 {
-                for run in state.version.levelZeroRuns {
-                    let files = run.filter { $0.overlaps(read.lowerBound, read.upperBound) }
-                    if let only = files.first, files.count == 1 {
-                        sources.append(try tables.table(only, isTopLevel: true).makeIterator(fillCache: fillCache))
-                    } else if !files.isEmpty {
-                        sources.append(
-                            LevelIterator(files: files) { file throws(EngineError) in
-                                try tables.table(file, isTopLevel: true).makeIterator(fillCache: fillCache)
-                            })
-                    }
+        for level in 0..<Version.levelCount {
+            for run in state.version.runs(in: level, overlapping: read.lowerBound, read.upperBound) {
+                for file in run where file.rangeTombstoneCount > 0 {
+                    tombstones += try tables.table(file).rangeTombstones
+                        .clipped(to: read.lowerBound, read.upperBound).tombstones()
                 }
-            } else if !wanted.isEmpty {
-                sources.append(
-                    LevelIterator(files: wanted) { file throws(EngineError) in
-                        try tables.table(file).makeIterator(fillCache: fillCache)
-                    })
+                func open(_ file: FileMetadata) throws(EngineError) -> InternalIterator {
+                    try tables.table(file, isTopLevel: level <= 1).makeIterator(fillCache: fillCache)
+                }
+                if level == 0, run.count == 1 {
+                    sources.append(try open(run[0]))
+                } else {
+                    sources.append(LevelIterator(files: run, open: open))
+                }
             }
         }
         var pins: [AnyObject] = [state]

@@ -97,7 +97,7 @@ extension EngineCore {
         let snapshots = SnapshotList()
         let context = FlushScheduler.Context(
             options: options, jobs: jobs, layout: layout, storage: storage, versions: versions, holder: holder,
-            tables: tables, snapshots: snapshots, region: region, 
+            tables: tables, snapshots: snapshots, region: region,
             nodes: NodeWatch(region, ownNode: node, leaseMilliseconds: options.workerLeaseMilliseconds))
         let offload =
             birth.region.isPrivate
@@ -140,7 +140,8 @@ extension EngineCore {
             versions: versions, tables: tables, holder: holder, snapshots: snapshots, writes: writes, log: log,
             control: control, executor: executor, recovery: recovery, lock: lock, node: node,
             offsetCache: offsetCache,
-            delegation: ReadDelegation(region, mode: options.readOnly ? .off : options.readDelegation, isOffsetCacheUsed: offsetCache != nil))
+            delegation: ReadDelegation(
+                region, mode: options.readOnly ? .off : options.readDelegation, isOffsetCacheUsed: offsetCache != nil))
     }
 
     /// - Returns: whether the store is to be created.

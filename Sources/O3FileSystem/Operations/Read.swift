@@ -5,9 +5,9 @@ import O3LSM
 /// state; otherwise the read is repeated through a snapshot, so that it sees each write whole or not
 /// at all.
 extension FileSystem {
-    /// Reads of the length of so many blocks, of the first and the last a part, look each one up; longer ones scan. A look-up finds the newest state of
-    /// a block without reading older ones, and its value goes to the reply without a copy; a scan must read
-    /// everything that has been overwritten in the range and is not compacted yet.
+    /// Reads of the length of so many blocks, of the first and the last a part, look each one up; longer ones scan. A
+    /// look-up finds the newest state of a block without reading older ones, and its value goes to the reply without a
+    /// copy; a scan must read everything that has been overwritten in the range and is not compacted yet.
     static let maximumPointReads: UInt64 = 256
 
     /// Adds the bytes of the range to `sink`, which must be empty; fewer than `length` only at the end

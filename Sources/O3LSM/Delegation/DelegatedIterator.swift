@@ -1,8 +1,8 @@
 /// A cursor over the point entries of a sealed memtable in DM, which a server sends in batches. Belongs to one thread.
 ///
 /// Which way it goes and what it costs it shares with the other cursors of its scan. A seek that is announced is asked for at
-/// once, and waited for when it is its turn. Batches grow while the cursor moves on, so that a short scan is not charged for entries it does not read. Steps
-/// back, and whatever is not answered, are done by a cursor of the owner's own.
+/// once, and waited for when it is its turn. Batches grow while the cursor moves on, so that a short scan is not charged
+/// for entries it does not read. Steps back, and whatever is not answered, are done by a cursor of the owner's own.
 final class DelegatedIterator: InternalIterator {
     private let memtable: Memtable
     private let scan: DelegatedScan

@@ -8,7 +8,7 @@ final class Version: Sendable {
     let levels: [[FileMetadata]]
     /// The tables of L0 in runs, each by key and disjoint, as few as there can be: a cursor reads each run as it reads a
     /// deeper level. The tables of one flush, which are those of its memtable's shards, fit into one.
-    let levelZeroRuns: [[FileMetadata]]
+    private let levelZeroRuns: [[FileMetadata]]
 
     init(levels: [[FileMetadata]]) {
         self.levels = levels
@@ -40,6 +40,16 @@ final class Version: Sendable {
                 partitionPoint(lower, files.count) { compareKeys(files[$0].smallest.userKey, end) <= 0 }
             } ?? files.count
         return Array(files[lower..<upper])
+    }
+
+    /// Tables of a level with any key in `begin ... end` (both inclusive; nil: unbounded) in runs, each by key and disjoint:
+    /// what a cursor merges. None is empty.
+    func runs(in level: Int, overlapping begin: [UInt8]?, _ end: [UInt8]?) -> [[FileMetadata]] {
+        let runs =
+            level == 0
+            ? levelZeroRuns.map { run in run.filter { $0.overlaps(begin, end) } }
+            : [files(in: level, overlapping: begin, end)]
+        return runs.filter { !$0.isEmpty }
     }
 
     /// The table of a level ≥ 1 whose range holds the key. When the key is one table's exclusive end and the

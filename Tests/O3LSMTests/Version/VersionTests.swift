@@ -55,7 +55,7 @@ import Testing
 
     /// The runs of L0 hold each of its tables once, by key and disjoint, and are no more than a key has tables.
     private func checkRuns(_ version: Version) {
-        let runs = version.levelZeroRuns
+        let runs = version.runs(in: 0, overlapping: nil, nil)
         #expect(runs.joined().map(\.number).sorted() == version.levels[0].map(\.number).sorted())
         for run in runs {
             for (left, right) in zip(run, run.dropFirst()) { #expect(!left.overlaps(right.smallest.userKey, nil)) }
