@@ -42,6 +42,7 @@ struct DistanceOptions: ParsableArguments {
             {
                 near = journaling
             }
+            if let script = getenv("O3LSM_STORAGE_FAULTS") { near = FaultyStorage(near, script: String(cString: script)) }
         #endif
         guard storageLatency > 0 || storageBandwidth != nil else { return near }
         return DistantStorage(

@@ -15,8 +15,8 @@ import Testing
     /// O3LSM_FAULT_STRIDE 1 fails every call in all ways; by default every fourth (of syncs every one) fails in one of them.
     static let stride = ProcessInfo.processInfo.environment["O3LSM_FAULT_STRIDE"].flatMap { Int($0) } ?? 4
     static let operations: [FaultyStorage.Operation] = [
-        .create, .reuse, .open, .rename, .delete, .syncDirectory, .fileSize, .space, .append, .flush, .sync, .close,
-        .read,
+        .create, .reuse, .open, .rename, .link, .delete, .list, .createDirectory, .syncDirectory, .fileSize, .lock,
+        .space, .append, .flush, .sync, .close, .read,
     ]
 
     @Test(arguments: operations) func losesNothing(operation: FaultyStorage.Operation) throws {
@@ -170,6 +170,7 @@ private final class FaultRun: @unchecked Sendable {
             if number % 4 == 0, (try? database.sync()) != nil { synced = reached }
             if number % 10 == 0, (try? database.flush()) != nil { synced = reached }
             if number == 20 { try? database.compact() }
+            if number == 22 { try? database.createSnapshot("of the fault") }
             if acknowledged != number { break }
             check("under the fault", database, mayFail: true)
         }

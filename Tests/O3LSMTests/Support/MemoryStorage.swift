@@ -358,20 +358,6 @@ final class MemoryStorage: Storage, LosingStorage {
     }
 }
 
-/// A file that can forget what was written to it since its last sync.
-protocol LosingFile: WritableFile {
-    /// As after a failed fsync on Linux: readers still see what was written, the medium never will, until it is
-    /// written again.
-    func loseUnsyncedWrites()
-}
-
-/// A storage whose directories can forget what was done in them since their last sync.
-protocol LosingStorage: Storage {
-    /// As after a failed fsync: others still see creations, renames and deletions, the medium never will. What is made
-    /// under another name later is not among them.
-    func loseUnsyncedNames(in directory: String)
-}
-
 extension MemoryStorage.File {
     /// The file as the medium has it after power loss.
     fileprivate func surviving(_ loss: MemoryStorage.Loss, _ generator: inout SeededRandom) -> MemoryStorage.File {
