@@ -79,7 +79,7 @@ struct FlushDescriptor: Equatable, Sendable {
 
 /// What an executor answers.
 struct FlushResult: Equatable, Sendable {
-    /// False when everything in the shards was dropped and no table was written.
+    /// False when there was nothing to write, which no planned job may claim.
     var wroteTable: Bool
     /// Point entries read from the shards.
     var entriesRead: UInt64

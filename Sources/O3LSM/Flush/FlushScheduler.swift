@@ -22,6 +22,7 @@ final class FlushScheduler {
     private struct ShardJob {
         var descriptor: FlushDescriptor
         var expectedEntries: UInt64
+        var hasTombstones: Bool
         /// The shard lies in memory that only this process has.
         var isLocal: Bool
         var ticket: JobTable.Ticket?
@@ -131,13 +132,16 @@ final class FlushScheduler {
             let upper = maps[0].upperBound(position)
             var sources: [FlushDescriptor.Source] = []
             var points: UInt64 = 0
+            var hasTombstones = false
             var bytes = 0
             for (memtable, map) in zip(memtables, maps) {
                 let shard = map.shards[position]
                 // Counts in DM may be damaged: then the flush finds another number and is refused.
                 let count = shard.entryCount &- shard.tombstoneCount
                 // A tombstone that begins in one shard may reach over others: they get their piece of it.
-                guard count > 0 || !memtable.tombstones.tombstones(from: lower, to: upper).isEmpty else { continue }
+                let isCovered = !memtable.tombstones.tombstones(from: lower, to: upper).isEmpty
+                guard count > 0 || isCovered else { continue }
+                hasTombstones = hasTombstones || isCovered
                 sources.append(
                     FlushDescriptor.Source(memtableID: memtable.id, slot: memtable.slot, shard: shard.index))
                 points &+= count
@@ -155,7 +159,8 @@ final class FlushScheduler {
                         snapshots: context.snapshots.sequences, blockSize: context.options.blockSize,
                         compression: context.options.compression,
                         bloomBitsPerKey: context.options.bloomBitsPerKey),
-                    expectedEntries: points, isLocal: !memtables[0].isInDM, bytes: bytes, level0Depth: depth))
+                    expectedEntries: points, hasTombstones: hasTombstones, isLocal: !memtables[0].isInDM, bytes: bytes,
+                    level0Depth: depth))
         }
         return Plan(memtables: memtables, shards: shards)
     }
@@ -351,7 +356,7 @@ final class FlushScheduler {
     }
 
     /// Checks what an executor claims against the shard and against the table itself.
-    private func verify(_ result: FlushResult?, _ job: ShardJob) throws(EngineError) -> FileMetadata? {
+    private func verify(_ result: FlushResult?, _ job: ShardJob) throws(EngineError) -> FileMetadata {
         let path = context.layout.table(job.descriptor.fileNumber, attempt: job.attempt)
         func refuse(_ expected: String, _ found: String) -> EngineError {
             .corruption(file: path, offset: 0, expected: expected, found: found)
@@ -363,9 +368,8 @@ final class FlushScheduler {
         guard result.entriesDropped <= result.entriesRead else {
             throw refuse("at most \(result.entriesRead) entries dropped", "\(result.entriesDropped)")
         }
-        work.entriesIn += result.entriesRead
-        work.entriesDropped += result.entriesDropped
-        guard result.wroteTable else { return nil }
+        // The newest entry of a key stays, or else the tombstone that hides it: nothing is planned that leaves no table.
+        guard result.wroteTable else { throw refuse("a table of \(result.entriesRead) entries", "none") }
         let table = try context.tables.openForVerification(
             number: job.descriptor.fileNumber, attempt: job.attempt)
         let file = table.properties.metadata(number: job.descriptor.fileNumber, size: table.file.size)
@@ -381,6 +385,11 @@ final class FlushScheduler {
                 throw refuse("keys below the shard's upper bound", "a greater key")
             }
         }
+        guard file.rangeTombstoneCount > 0 || !job.hasTombstones else {
+            throw refuse("the shards' range tombstones", "none")
+        }
+        work.entriesIn += result.entriesRead
+        work.entriesDropped += result.entriesDropped
         work.bytesWritten += file.size
         return file
     }

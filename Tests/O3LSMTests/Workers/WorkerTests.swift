@@ -199,9 +199,11 @@ import Testing
         try database.close()
     }
 
-    /// More entries dropped than read: a difference that cannot be.
-    @Test func aFlushThatDropsMoreThanItReadIsRefused() throws {
-        let store = TemporaryStore()
+    private static let falseClaims = ["more dropped than read", "all dropped", "no tombstones"]
+
+    /// What would lose entries, or bring deleted ones back, if it were believed.
+    @Test(arguments: falseClaims) func aFlushThatLosesSomethingIsRefused(claim kind: String) throws {
+        let store = TemporaryStore("\(#function)\(Self.falseClaims.firstIndex(of: kind) ?? 0)")
         let database = try store.open()
         let region = database.core.region
         let nodes = NodeTable(region)
@@ -212,6 +214,7 @@ import Testing
             source throws(EngineError) in try memtables.memtable(source)
         }
         for number in 0..<100 { try database.put(Self.key(number), Self.value(number)) }
+        try database.deleteRange(Self.key(40), Self.key(50))
         // The owner leaves it to the worker.
         database.core.executor.setWorkers(flush: true, compaction: true, isMemoryScarce: false)
         usleep(300_000)
@@ -226,12 +229,33 @@ import Testing
         let claim = try #require(stolen)
         let descriptor = try #require(FlushDescriptor.decode(claim.descriptor))
         var result = try executor.run(descriptor, attempt: claim.attempt)
-        result.entriesDropped = result.entriesRead + 1
+        switch kind {
+        case "more dropped than read": result.entriesDropped = result.entriesRead + 1
+        case "all dropped":
+            result = FlushResult(
+                wroteTable: false, entriesRead: result.entriesRead, entriesDropped: result.entriesRead, fileSize: 0)
+        default:
+            let path = StoreLayout(root: store.path).table(descriptor.fileNumber, attempt: claim.attempt)
+            let builder = TableBuilder(
+                file: try POSIXStorage().create(path), number: descriptor.fileNumber, options: TableOptions(Options()))
+            for number in 0..<100 where !(40..<50).contains(number) {
+                try Self.key(number).withEngineBytes { key throws(EngineError) in
+                    try Self.value(number).withEngineBytes { value throws(EngineError) in
+                        try builder.add(key, Trailer(sequence: UInt64(number + 1), kind: .put), value)
+                    }
+                }
+            }
+            result.fileSize = try #require(try builder.finish()).size
+            result.entriesDropped = 10
+        }
         #expect(jobs.finish(claim, result: result.encode()))
         nodes.detach(node)
         try database.flush()
         #expect(database.statistics().flush.failedJobs > 0)
-        for number in 0..<100 { #expect(try database.get(Self.key(number)) == Self.value(number)) }
+        for number in 0..<100 {
+            #expect(try database.get(Self.key(number)) == ((40..<50).contains(number) ? nil : Self.value(number)))
+        }
+        #expect(try database.verify().isEmpty)
         try database.close()
     }
 
