@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Kills the daemon of a mount again and again, while threads do what must be done exactly once.
 
-    survive.py O3FS STORE MOUNTPOINT ROUNDS [--workers] [--gap SECONDS]
+    survive.py O3FS STORE MOUNTPOINT ROUNDS [--workers] [--upgrade] [--gap SECONDS]
 
 Each call's result is known beforehand: one that is done twice, or not at all, shows. Prints the pauses that a
-program sees: from the kill to the answer of a call that is made at once. Ends with status 1 at the first surprise.
+program sees: from the kill to the answer of a call that is made at once. With --upgrade another daemon takes over in
+order (`o3fs upgrade`), and the pause is the longest call meanwhile. Ends with status 1 at the first surprise.
 """
 import errno
 import json
@@ -17,7 +18,8 @@ import sys
 import threading
 import time
 
-store, mnt, rounds = sys.argv[2], sys.argv[3], int(sys.argv[4])
+o3fs, store, mnt, rounds = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+upgrades = "--upgrade" in sys.argv
 kills_workers = "--workers" in sys.argv
 gap = float(sys.argv[sys.argv.index("--gap") + 1]) if "--gap" in sys.argv else 0.3
 stop = threading.Event()
@@ -137,6 +139,26 @@ def guarded(body, number):
         stop.set()
 
 
+def probe():
+    """The seconds that a call takes."""
+    start = time.monotonic()
+    os.mkdir(f"{mnt}/probe")
+    taken = time.monotonic() - start
+    os.rmdir(f"{mnt}/probe")
+    return taken
+
+
+def upgrade():
+    """Lets another daemon take over; returns the seconds of the longest call meanwhile."""
+    command = subprocess.Popen([o3fs, "upgrade", mnt], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    longest = probe()
+    while command.poll() is None:
+        longest = max(longest, probe())
+    if command.returncode != 0:
+        raise AssertionError(command.stdout.read())
+    return longest
+
+
 threads = [threading.Thread(target=guarded, args=(names, n)) for n in range(3)]
 threads += [threading.Thread(target=guarded, args=(body, 0)) for body in (open_files, listings)]
 for thread in threads:
@@ -153,12 +175,13 @@ for round in range(rounds):
             if random.random() < 0.5 and worker["pid"] != daemon:
                 os.kill(worker["pid"], signal.SIGKILL)
     start = time.monotonic()
-    os.kill(daemon, signal.SIGKILL)
     try:
-        os.mkdir(f"{mnt}/probe")
-        pauses.append(time.monotonic() - start)
-        os.rmdir(f"{mnt}/probe")
-    except OSError as error:
+        if upgrades:
+            pauses.append(upgrade())
+        else:
+            os.kill(daemon, signal.SIGKILL)
+            pauses.append(probe())
+    except (OSError, AssertionError) as error:
         problems.append(f"probe: {error!r}")
     while not problems:
         now = status()
@@ -171,7 +194,7 @@ for round in range(rounds):
     if problems:
         break
     if (round + 1) % 100 == 0:
-        print(f"kill {round + 1}: fine, {sum(turns)} turns", flush=True)
+        print(f"{'upgrade' if upgrades else 'kill'} {round + 1}: fine, {sum(turns)} turns", flush=True)
 stop.set()
 for thread in threads:
     thread.join(60)
@@ -181,7 +204,7 @@ if pauses:
     at = lambda p: pauses[min(len(pauses) - 1, int(len(pauses) * p))] * 1000
     dm = last.get("dm", {})
     print(
-        f"{len(pauses)} kills, {sum(turns)} turns; pause P50 {at(0.5):.0f} ms, P99 {at(0.99):.0f} ms, "
+        f"{len(pauses)} {'upgrades' if upgrades else 'kills'}, {sum(turns)} turns; pause P50 {at(0.5):.0f} ms, P99 {at(0.99):.0f} ms, "
         f"longest {pauses[-1] * 1000:.0f} ms; memtables in DM: {sum(m['bytes'] for m in dm.get('memtables', [])) >> 20} MiB"
     )
 for problem in problems:

@@ -198,11 +198,24 @@ final class DaemonReports: Sendable {
             throw CommandError("an upgrade needs the absolute path of a program, not \(program ?? "none")")
         }
         try supervision.setSuccessor(program)
-        try spawnThread("o3-upgrade") { [leave] in
+        try spawnThread("o3-upgrade") { [database, leave] in
             usleep(20_000)
+            Self.syncMost(of: database)
             leave()
         }
     }
+
+    /// Before the store is left, the log is to have all of it (`Supervision.handOver`), and programs wait meanwhile: for
+    /// what they have written during the last of these syncs, not for all that a slow disk is behind.
+    private static func syncMost(of database: Database) {
+        for _ in 0..<mostSyncs {
+            let start = monotonicNanoseconds()
+            // Whoever hands over meets the error again, and tells it.
+            guard (try? database.sync()) != nil, monotonicNanoseconds() - start > shortSyncNanoseconds else { return }
+        }
+    }
+    private static let mostSyncs = 10
+    private static let shortSyncNanoseconds: UInt64 = 50_000_000
 
     /// Of a scrub.
     @Sendable func noteDamage(_ error: EngineError) {
