@@ -149,6 +149,9 @@ public final class Database: @unchecked Sendable {
     }
 
     /// A cursor over the keys of one state.
+    ///
+    /// Until it is released, the memtables of that state keep their memory, also when they have been flushed: writers
+    /// that find the region full wait for it, so that a thread which holds one must not write much.
     public func makeIterator(_ options: ReadOptions = ReadOptions()) throws(EngineError) -> DatabaseIterator {
         try checkOpen()
         return try core.makeIterator(options)

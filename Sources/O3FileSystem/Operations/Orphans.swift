@@ -72,14 +72,31 @@ extension FileSystem {
     /// What cannot be read or deleted is reported, for all other files are as good as ever; the next mount tries again.
     func reclaimOrphans() {
         do throws(FileSystemError) {
-            let cursor = try store.scan(.orphan)
-            while cursor.isValid {
-                if case .orphan(let inode)? = ParsedKey(cursor.key) { try reclaimReadable(inode) }
-                try cursor.advance()
+            var first: InodeNumber = 0
+            while true {
+                let found = try orphans(from: first)
+                for inode in found { try reclaimReadable(inode) }
+                guard found.count == Self.orphansAtOnce, let last = found.last, last < .max else { return }
+                first = last + 1
             }
         } catch {
             options.report(error)
         }
+    }
+
+    private static let orphansAtOnce = 1024
+
+    /// The next ones in order. The scan is over when this returns: it keeps memtables from being given back, and a
+    /// deletion that waits for their memory meanwhile would wait for ever.
+    private func orphans(from first: InodeNumber) throws(FileSystemError) -> [InodeNumber] {
+        var found: [InodeNumber] = []
+        let cursor = try store.scan(
+            from: RowKey.orphan(first).bytes, to: [RowKind.orphan.rawValue + 1], fillCache: false)
+        while cursor.isValid, found.count < Self.orphansAtOnce {
+            if case .orphan(let inode)? = ParsedKey(cursor.key) { found.append(inode) }
+            try cursor.advance()
+        }
+        return found
     }
 
     /// As `reclaim`; a file whose rows are damaged is reported and left alone.

@@ -36,8 +36,6 @@ final class WritePath: @unchecked Sendable {
     let stop = Atomic<Int>(0)
     private let failure = Mutex<EngineError?>(nil)
     private let hasFailure = Atomic<Bool>(false)
-    /// Told after a memtable has been sealed.
-    let onSeal = Mutex<(@Sendable () -> Void)?>(nil)
 
     let bytesWritten = Atomic<UInt64>(0)
     let batchesWritten = Atomic<UInt64>(0)
@@ -254,14 +252,19 @@ final class WritePath: @unchecked Sendable {
             let hasSlabs = self.hasSlabs(for: bytes, count, active)
             if hasSlabs, !active.isExhausted, stored == 0 || stored + bytes <= options.memtableSize { return true }
             // A region that is full for now is no reason to seal a memtable that has room: flushes of
-            // the older ones make place. Only when there are none must this one go.
+            // the older ones make place, and readers that end. Only when there are none must this one go, unless
+            // nothing comes free with it.
             if !hasSlabs, stored < options.memtableSize / 2, holder.current.memtables.count > 1 { return false }
+            if !hasSlabs, stored == 0, active.map.shards.count <= max(options.shards, 1) { return false }
             isSwitched = switchMemtable(active)
             return isSwitched
         }
-        if isSwitched { onSeal.withLock { $0 }?() }
+        if isSwitched { wakeControlPlane() }
         return done
     }
+
+    /// A memtable was sealed, or somebody waits for a judgement.
+    private func wakeControlPlane() { region.doorbell(RegionLayout.Doorbells.jobFinished).ring() }
 
     /// Under `switchLock`.
     private func switchMemtable(_ active: Memtable) -> Bool {
@@ -293,7 +296,7 @@ final class WritePath: @unchecked Sendable {
         while true {
             let ticket = roomWord.load(ordering: .acquiring)
             if let sealed = sealIfRoom() {
-                onSeal.withLock { $0 }?()
+                wakeControlPlane()
                 return sealed
             }
             if hasFailure.load(ordering: .relaxed) { try throwFailure() }
@@ -396,7 +399,7 @@ final class WritePath: @unchecked Sendable {
         while monotonicNanoseconds() - start < 1_000_000_000 {
             let ticket = roomWord.load(ordering: .acquiring)
             if judgements.load(ordering: .acquiring) >= wanted { return }
-            onSeal.withLock { $0 }?()
+            wakeControlPlane()
             waitForRoom(ticket)
         }
     }

@@ -82,8 +82,6 @@ final class ControlPlane: @unchecked Sendable {
     }
 
     func start() throws(EngineError) {
-        let jobs = context.jobs
-        writes.onSeal.withLock { $0 = { jobs.ringFinished() } }
         try offload?.start()
         thread = try BackgroundThread("o3-control") { [self] in loop() }
         populateThread = try BackgroundThread("o3-populate", priority: .idle) { [self] in

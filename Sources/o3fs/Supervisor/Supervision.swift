@@ -126,7 +126,11 @@ final class Supervision: Sendable {
             usleep(lookMicroseconds)
             looks = session.hasOpenResends ? 0 : looks + 1
         }
-        do throws(FileSystemError) { try files.forgetEarlierRequests() } catch { TroubleLog.report(error.descriptionForLog) }
+        do throws(FileSystemError) { try files.forgetEarlierRequests() } catch {
+            // Unmounted meanwhile: then nobody asks again.
+            if case .engine(.closed) = error { return }
+            TroubleLog.report(error.descriptionForLog)
+        }
     }
 
     /// The supervisor is spared when memory runs out; its daemons, who use it, are not.

@@ -1,10 +1,13 @@
+import Glibc
 import Synchronization
+import Testing
 
 @testable import O3FileSystem
 @testable import O3LSM
 
 /// The simplest store that keeps the protocol's promises: a sorted array under one lock. A snapshot is
-/// a copy of it. It counts batches, and can be told to fail.
+/// a copy of it. It counts batches, and can be told to fail. A thread that writes while it holds a cursor is an issue: on
+/// an engine whose memory is full it would wait for what only it can give back.
 final class MemoryStore: KeyValueStore {
     struct Rows: Sendable {
         var keys: [[UInt8]] = []
@@ -50,6 +53,7 @@ final class MemoryStore: KeyValueStore {
         var operations = 0
         var failure: EngineError?
         var unreadable: Set<[UInt8]> = []
+        var cursors: [pthread_t: Int] = [:]
     }
 
     let state = Mutex(State())
@@ -95,6 +99,7 @@ final class MemoryStore: KeyValueStore {
         let operations = batch.operations.map { operation in
             (operation.kind, [UInt8](batch.key(of: operation)), [UInt8](batch.value(of: operation)))
         }
+        if state.withLock({ $0.cursors[pthread_self(), default: 0] }) > 0 { Issue.record("a write under a cursor") }
         let failure = state.withLock { state -> EngineError? in
             if let failure = state.failure { return failure }
             state.batches += 1
@@ -130,7 +135,7 @@ final class MemoryStore: KeyValueStore {
     func makeCursor(_ options: ReadOptions) throws(EngineError) -> any KeyValueCursor {
         let rows = rows(options.snapshot)
         let end = options.upperBound.map { rows.position($0) } ?? rows.keys.count
-        return Cursor(rows, end: end, lower: options.lowerBound ?? [])
+        return Cursor(rows, end: end, lower: options.lowerBound ?? [], self)
     }
 
     func sync() throws(EngineError) {}
@@ -154,13 +159,19 @@ final class MemoryStore: KeyValueStore {
         private var place: Int
         private var keyBox: Box?
         private var valueBox: Box?
+        private let store: MemoryStore
+        private let thread = pthread_self()
 
-        init(_ rows: Rows, end: Int, lower: [UInt8]) {
+        init(_ rows: Rows, end: Int, lower: [UInt8], _ store: MemoryStore) {
+            self.store = store
             self.rows = rows
             self.end = end
             self.lower = lower
             place = end
+            store.state.withLock { $0.cursors[thread, default: 0] += 1 }
         }
+
+        deinit { store.state.withLock { $0.cursors[thread, default: 0] -= 1 } }
 
         var isValid: Bool { place < end }
         var key: UnsafeRawBufferPointer { keyBox?.pinned.bytes ?? UnsafeRawBufferPointer(start: nil, count: 0) }

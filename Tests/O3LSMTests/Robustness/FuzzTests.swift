@@ -19,7 +19,7 @@ import Testing
     private static let patienceNanoseconds: UInt64 = 10_000_000_000
 
     /// Runs `body` with mutations until the time is over. What `body` throws, but for refusals, is a finding.
-    private func fuzz(_ name: String, _ corpus: [[UInt8]], _ body: (inout Mutator, [UInt8]) throws -> Void) {
+    func fuzz(_ name: String, _ corpus: [[UInt8]], _ body: (inout Mutator, [UInt8]) throws -> Void) {
         let end = monotonicNanoseconds() + Self.seconds * 1_000_000_000
         var executions: UInt64 = 0
         var refused: UInt64 = 0
@@ -42,7 +42,7 @@ import Testing
         print("FuzzTests: \(name), seed \(Self.seed): \(executions) executions, \(refused) refused")
     }
 
-    private struct Wrong: Error, CustomStringConvertible { var description: String }
+    struct Wrong: Error, CustomStringConvertible { var description: String }
 
     // MARK: Files
 

@@ -1,0 +1,46 @@
+import Glibc
+import Synchronization
+import Testing
+
+@testable import O3LSM
+
+/// A region whose memtables are flushed and still read: a writer waits until the reader ends, and does nothing else.
+@Suite struct PinnedMemoryTests {
+    @Test(.timeLimit(.minutes(2))) func writersWaitForReadersOfAFullRegion() throws {
+        let store = TemporaryStore()
+        var options = TemporaryStore.smallOptions
+        options.dmSize = 16 << 20
+        let database = try store.open(options)
+        let region = database.core.region
+        let holder = database.core.holder
+        let pins = Mutex<[ReadState]>([])
+        let isPinning = Atomic<Bool>(true)
+        let written = Atomic<Int>(0)
+        let writer = try BackgroundThread("test-writer") {
+            for number in 0..<2000 {
+                try? database.put(Array("key\(number)".utf8), [UInt8](repeating: 7, count: 20_000))
+                written.store(number + 1, ordering: .releasing)
+                // As an iterator does: each holds the memtables of its time.
+                guard isPinning.load(ordering: .acquiring) else { continue }
+                let state = holder.current
+                pins.withLock { $0.append(state) }
+            }
+        }
+        var last = -1
+        while written.load(ordering: .acquiring) != last {
+            last = written.load(ordering: .acquiring)
+            usleep(2_000_000)
+        }
+        #expect(last < 2000)
+        let before = region.takeMemtableID()
+        usleep(1_000_000)
+        // One number more is this test's.
+        #expect(region.takeMemtableID() - before <= 3, "memtables are made and sealed while nothing comes free")
+        #expect(written.load(ordering: .acquiring) == last)
+        isPinning.store(false, ordering: .releasing)
+        pins.withLock { $0.removeAll() }
+        writer.join()
+        for number in 0..<2000 { #expect(try database.get(Array("key\(number)".utf8))?.count == 20_000) }
+        try database.close()
+    }
+}
