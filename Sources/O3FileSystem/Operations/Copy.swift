@@ -52,6 +52,8 @@ extension FileSystem {
                 // Cut meanwhile.
                 guard sink.count > 0 else { break }
                 let bytes = sink.gather(into: buffer)
+                // What was read keeps memtables from being given back, for whose memory the write may wait.
+                sink.clear()
                 try write(target, offset: targetOffset + copied, bytes, clearsPrivileges: clearsPrivileges)
                 copied += UInt64(bytes.count)
                 moved += UInt64(bytes.count)

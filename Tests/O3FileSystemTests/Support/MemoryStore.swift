@@ -6,8 +6,8 @@ import Testing
 @testable import O3LSM
 
 /// The simplest store that keeps the protocol's promises: a sorted array under one lock. A snapshot is
-/// a copy of it. It counts batches, and can be told to fail. A thread that writes while it holds a cursor is an issue: on
-/// an engine whose memory is full it would wait for what only it can give back.
+/// a copy of it. It counts batches, and can be told to fail. A thread that writes while it holds a cursor or a value
+/// is an issue: on an engine whose memory is full it would wait for what only it can give back.
 final class MemoryStore: KeyValueStore {
     struct Rows: Sendable {
         var keys: [[UInt8]] = []
@@ -53,7 +53,7 @@ final class MemoryStore: KeyValueStore {
         var operations = 0
         var failure: EngineError?
         var unreadable: Set<[UInt8]> = []
-        var cursors: [pthread_t: Int] = [:]
+        var held: [pthread_t: Int] = [:]
     }
 
     let state = Mutex(State())
@@ -86,7 +86,7 @@ final class MemoryStore: KeyValueStore {
 
     func lookup(_ key: UnsafeRawBufferPointer, snapshot: Snapshot?) throws(EngineError) -> PinnedValue? {
         try expectReadable([[UInt8](key)])
-        return rows(snapshot).value([UInt8](key)).map { Box($0).pinned }
+        return rows(snapshot).value([UInt8](key)).map { LentBox($0, self).pinned }
     }
 
     func multiGet(_ keys: [[UInt8]], snapshot: Snapshot?) throws(EngineError) -> [[UInt8]?] {
@@ -99,7 +99,7 @@ final class MemoryStore: KeyValueStore {
         let operations = batch.operations.map { operation in
             (operation.kind, [UInt8](batch.key(of: operation)), [UInt8](batch.value(of: operation)))
         }
-        if state.withLock({ $0.cursors[pthread_self(), default: 0] }) > 0 { Issue.record("a write under a cursor") }
+        if state.withLock({ $0.held[pthread_self(), default: 0] }) > 0 { Issue.record("a write while something read is held") }
         let failure = state.withLock { state -> EngineError? in
             if let failure = state.failure { return failure }
             state.batches += 1
@@ -141,6 +141,20 @@ final class MemoryStore: KeyValueStore {
     func sync() throws(EngineError) {}
     func space() throws(EngineError) -> (free: UInt64, total: UInt64) { (1 << 30, 1 << 40) }
 
+    /// A value that the store's user holds.
+    private final class LentBox {
+        let box: Box
+        private let store: MemoryStore
+        private let thread = pthread_self()
+        init(_ bytes: [UInt8], _ store: MemoryStore) {
+            box = Box(bytes)
+            self.store = store
+            store.state.withLock { $0.held[thread, default: 0] += 1 }
+        }
+        deinit { store.state.withLock { $0.held[thread, default: 0] -= 1 } }
+        var pinned: PinnedValue { PinnedValue(bytes: box.pinned.bytes, owner: self) }
+    }
+
     /// Bytes that stay where they are for as long as the box lives.
     private final class Box {
         let buffer: UnsafeMutableRawBufferPointer
@@ -168,10 +182,10 @@ final class MemoryStore: KeyValueStore {
             self.end = end
             self.lower = lower
             place = end
-            store.state.withLock { $0.cursors[thread, default: 0] += 1 }
+            store.state.withLock { $0.held[thread, default: 0] += 1 }
         }
 
-        deinit { store.state.withLock { $0.cursors[thread, default: 0] -= 1 } }
+        deinit { store.state.withLock { $0.held[thread, default: 0] -= 1 } }
 
         var isValid: Bool { place < end }
         var key: UnsafeRawBufferPointer { keyBox?.pinned.bytes ?? UnsafeRawBufferPointer(start: nil, count: 0) }
