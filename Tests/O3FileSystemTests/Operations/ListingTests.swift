@@ -164,6 +164,18 @@ import Testing
         #expect(try next.check() == [])
     }
 
+    /// They are looked for a thousand at a time; those that are retained are passed by.
+    @Test func manyAreReclaimedAndNoneIsMissed() throws {
+        let fs = try FileSystem(store)
+        let unnamed = try (0..<2500).map { _ in
+            try fs.createUnnamed(in: rootInode, permissions: 0o600, owner: alice).inode
+        }
+        fs.reclaimOrphans()
+        for inode in unnamed { #expect(try fs.getAttributes(inode).linkCount == 0) }
+        _ = try FileSystem(store)
+        #expect(store.rows.keys.count == 2)
+    }
+
     /// The end of a mount left files without a name.
     @Test func orphansStayWhereNothingCanBeWritten() throws {
         let old = try FileSystem(store)
