@@ -90,9 +90,8 @@ public final class FileSystem: Sendable {
     /// Inodes below this one may be known to the kernel without being counted here.
     let firstCounted: InodeNumber
 
-    /// Opens the file system in `store`, making one if the store is empty and the options say so;
-    /// reclaims files that were unlinked but open when the last mount ended. One that cannot be reclaimed is reported
-    /// and stays.
+    /// Opens the file system in `store`, making one if the store is empty and the options say so. Files that were
+    /// unlinked but open when the last mount ended are there until `reclaimOrphans`.
     ///
     /// Throws EINVAL for a bad block size, ENOENT for an empty store that must not be formatted, EIO
     /// for a superblock that does not decode.
@@ -111,7 +110,6 @@ public final class FileSystem: Sendable {
         lookups = LookupCounts(file)
         let knowsCounts = !options.continuesEarlierMount || file?.isContinued == true
         firstCounted = knowsCounts ? 0 : superblock.nextInode
-        if knowsCounts, !options.isReadOnly { reclaimOrphans() }
     }
 
     /// What a process that goes on with the mount after this one needs (`Options.lookupCounts`); nil without

@@ -66,11 +66,15 @@ extension FileSystem {
         try apply(batch, .removed(row))
     }
 
-    /// Deletes every orphan that nobody holds: when a mount begins, or goes on, for the one before may have died
-    /// between forgetting a file and deleting it.
+    /// Deletes every orphan that nobody holds: once when a mount begins, or goes on, for the one before may have died
+    /// between forgetting a file and deleting it. Without the counts of the one before nothing is deleted: the kernel
+    /// may hold any of them.
     ///
-    /// What cannot be read or deleted is reported, for all other files are as good as ever; the next mount tries again.
-    func reclaimOrphans() {
+    /// It waits for memory as any writer does, so that it belongs behind the start of serving, beside which it may
+    /// run. What cannot be read or deleted is reported, for all other files are as good as ever; the next mount tries
+    /// again, as it does when the store is closed meanwhile.
+    public func reclaimOrphans() {
+        guard firstCounted == 0, !options.isReadOnly else { return }
         do throws(FileSystemError) {
             var first: InodeNumber = 0
             while true {
@@ -80,6 +84,7 @@ extension FileSystem {
                 first = last + 1
             }
         } catch {
+            if case .engine(.closed) = error { return }
             options.report(error)
         }
     }

@@ -91,7 +91,12 @@ struct MountDaemon {
         let control = try? ControlServer.start(
             path: ControlSocket.path(store: plan.store), handler: reports.answer)
         if control == nil { status.note("status and statistics are not available: no control socket") }
-        if !plan.engine.readOnly { workers.start(plan.workers) }
+        if !plan.engine.readOnly {
+            workers.start(plan.workers)
+            do { try spawnThread("o3-orphans") { files.reclaimOrphans() } } catch {
+                TroubleLog.report("files that were deleted while open keep their space until the next mount: \(error)")
+            }
+        }
         if let rate = plan.scrubBytesPerSecond {
             try? database.startScrub(bytesPerSecond: rate, repeats: true, tell: reports.noteDamage)
         }

@@ -81,8 +81,8 @@ import Testing
             if thread == 0 {
                 for index in 0..<600 {
                     let byte = UInt8(index % 255 + 1)
-                    try? fs.resize(file, 0)
-                    try? fs.put(file, 0, [UInt8](repeating: byte, count: lengths[index % 2]))
+                    _ = try? fs.resize(file, 0)
+                    _ = try? fs.put(file, 0, [UInt8](repeating: byte, count: lengths[index % 2]))
                 }
                 isDone.store(true, ordering: .releasing)
             } else {

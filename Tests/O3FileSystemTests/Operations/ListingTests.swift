@@ -1,3 +1,4 @@
+import Dispatch
 import Glibc
 import O3LSM
 import Synchronization
@@ -159,6 +160,8 @@ import Testing
         try fs.remove(rootInode, "f")
         let unnamed = try fs.createUnnamed(in: rootInode, permissions: 0o600, owner: alice).inode
         let next = try FileSystem(store)
+        #expect(try next.get(file) == pattern(10_000))
+        next.reclaimOrphans()
         for inode in [file, directory, unnamed] { expectErrno(ENOENT) { try next.getAttributes(inode) } }
         #expect(store.rows.keys.count == 2)
         #expect(try next.check() == [])
@@ -172,7 +175,52 @@ import Testing
         }
         fs.reclaimOrphans()
         for inode in unnamed { #expect(try fs.getAttributes(inode).linkCount == 0) }
-        _ = try FileSystem(store)
+        try FileSystem(store).reclaimOrphans()
+        #expect(store.rows.keys.count == 2)
+    }
+
+    /// A program goes on creating and deleting files while those of the mount before are reclaimed.
+    @Test func reclaimingRunsBesideTheMount() throws {
+        let old = try FileSystem(store)
+        for _ in 0..<2500 { _ = try old.createUnnamed(in: rootInode, permissions: 0o600, owner: alice) }
+        let fs = try FileSystem(store)
+        let stopped = Atomic(false)
+        let failures = Mutex<[String]>([])
+        DispatchQueue.concurrentPerform(iterations: 3) { index in
+            if index == 0 {
+                fs.reclaimOrphans()
+                stopped.store(true, ordering: .releasing)
+                return
+            }
+            do {
+                repeat {
+                    let unnamed = try fs.createUnnamed(in: rootInode, permissions: 0o600, owner: alice).inode
+                    let named = try fs.touch(rootInode, "f\(index)", retain: true).inode
+                    try fs.put(named, 0, [UInt8(index)])
+                    try fs.remove(rootInode, "f\(index)")
+                    guard try fs.getAttributes(unnamed).linkCount == 0, try fs.get(named) == [UInt8(index)] else {
+                        throw FileSystemError.notFound
+                    }
+                    fs.forget(unnamed, count: 1)
+                    fs.forget(named, count: 1)
+                } while !stopped.load(ordering: .acquiring)
+            } catch { failures.withLock { $0.append("\(error)") } }
+        }
+        #expect(failures.withLock { $0 } == [])
+        #expect(store.rows.keys.count == 2)
+        #expect(try fs.check() == [])
+    }
+
+    @Test func aStoreThatClosesMeanwhileIsNoTrouble() throws {
+        let old = try FileSystem(store)
+        _ = try old.createUnnamed(in: rootInode, permissions: 0o600, owner: alice)
+        var options = FileSystem.Options()
+        options.report = { Issue.record("\($0)") }
+        let fs = try FileSystem(store, options: options)
+        store.failWrites(.closed)
+        fs.reclaimOrphans()
+        store.failWrites(nil)
+        fs.reclaimOrphans()
         #expect(store.rows.keys.count == 2)
     }
 
@@ -189,10 +237,13 @@ import Testing
         options.isReadOnly = true
         options.report = { Issue.record("\($0)") }
         let fs = try FileSystem(store, options: options)
+        fs.reclaimOrphans()
         #expect(try fs.names(rootInode) == ["g"])
         #expect(try fs.check() == [])
         store.failWrites(nil)
-        expectErrno(ENOENT) { try FileSystem(store).getAttributes(file) }
+        let next = try FileSystem(store)
+        next.reclaimOrphans()
+        expectErrno(ENOENT) { try next.getAttributes(file) }
     }
 
     @Test func whatCannotBeReclaimedIsReportedAndStays() throws {
@@ -207,6 +258,7 @@ import Testing
         var options = FileSystem.Options()
         options.report = { error in troubles.withLock { $0.append(error) } }
         let fs = try FileSystem(store, options: options)
+        fs.reclaimOrphans()
         for inode in [inodes[0], inodes[3]] { expectErrno(ENOENT) { try fs.getAttributes(inode) } }
         for inode in [inodes[1], inodes[2]] { expectErrno(EIO) { try fs.getAttributes(inode) } }
         #expect(troubles.withLock { $0.map(\.posixCode) } == [EIO, EIO])
@@ -215,7 +267,9 @@ import Testing
         try fs.touch(rootInode, "held", retain: true)
         try fs.remove(rootInode, "held")
         store.failWrites(.io(operation: "write", path: "wal", code: ENOSPC))
-        #expect(try FileSystem(store, options: options).names(rootInode) == [])
+        let full = try FileSystem(store, options: options)
+        full.reclaimOrphans()
+        #expect(try full.names(rootInode) == [])
         #expect(troubles.withLock { $0.contains { $0.posixCode == ENOSPC } })
     }
 
@@ -227,6 +281,7 @@ import Testing
         var options = FileSystem.Options()
         options.continuesEarlierMount = true
         let fs = try FileSystem(store, options: options)
+        fs.reclaimOrphans()
         #expect(try fs.getAttributes(file).linkCount == 0)
         // Known to the kernel, not here: unlinked without being deleted.
         try fs.remove(rootInode, "g")

@@ -146,6 +146,7 @@ import Testing
         try first.remove(rootInode, "held")
         try first.remove(rootInode, "other")
         let second = try fileSystem(generation: 1, dup(try #require(first.lookupCountsDescriptor)))
+        second.reclaimOrphans()
         #expect(try second.getAttributes(held).linkCount == 0)
         second.forget(held, count: 1)
         expectErrno(ENOENT) { try second.getAttributes(held) }
@@ -156,6 +157,7 @@ import Testing
         // Forgotten, and the process died before it could delete it.
         _ = second.lookups.release(other, 1)
         let third = try fileSystem(generation: 2, dup(try #require(second.lookupCountsDescriptor)))
+        third.reclaimOrphans()
         expectErrno(ENOENT) { try third.getAttributes(other) }
         #expect(try third.check() == [])
     }

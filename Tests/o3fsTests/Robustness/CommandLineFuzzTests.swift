@@ -27,6 +27,36 @@ import Testing
         "off", "on", "auto", "lz4", "none", "fillrandom,readrandom", String(repeating: "x", count: 3000),
     ]
 
+    /// Tried even if a busy machine gives the time to others.
+    private static let leastExecutions = 50
+
+    /// Lines that are understood as they are, so that what is nearly right is tried too.
+    private static let understood = [
+        ["o3fs", "mount", "/store", "/mnt", "--dm-size", "64M", "--workers", "2"],
+        ["/sbin/mount.o3fs", "/store", "/mnt", "-o", "ro,dm-size=64M"],
+        ["o3fs", "status", "/store", "--json"],
+        ["o3fs", "check", "/store"],
+        ["o3fs", "repair", "/store", "--json"],
+        ["o3fs", "snapshot", "create", "/store", "name"],
+        ["o3fs", "bench", "--benchmarks", "fillrandom,readrandom", "--num", "1"],
+    ]
+
+    /// What the program makes of `words`: true if it understands them, false if it refuses them.
+    private static func parse(_ words: [String], _ seed: UInt64) -> Bool {
+        do {
+            var command = try O3FS.parseAsRoot(MountArguments.rewrite(words))
+            withUnsafePointer(to: &command) { _ in }
+            return true
+        } catch {
+            #expect(!O3FS.fullMessage(for: error).isEmpty || O3FS.exitCode(for: error) == .success, "seed \(seed): \(words)")
+            return false
+        }
+    }
+
+    @Test(arguments: understood) func aLineOfTheCorpusIsUnderstood(words: [String]) {
+        #expect(Self.parse(words, 0))
+    }
+
     @Test func commandLines() {
         let seconds = Self.environment("O3LSM_FUZZ_SECONDS") ?? 1
         let seed = Self.environment("O3LSM_FUZZ_SEED") ?? .random(in: 1...1_000_000)
@@ -37,20 +67,24 @@ import Testing
         }
         let end = Date().addingTimeInterval(Double(seconds))
         var (executions, refused) = (0, 0)
-        while Date() < end {
-            var words = [Self.programs[below(2) == 0 ? 0 : below(Self.programs.count)]]
-            if below(8) > 0 { words.append(Self.commands[below(Self.commands.count)]) }
+        while Date() < end || executions < Self.leastExecutions {
+            var words: [String]
+            if below(2) == 0 {
+                words = Self.understood[below(Self.understood.count)]
+            } else {
+                words = [Self.programs[below(2) == 0 ? 0 : below(Self.programs.count)]]
+                if below(8) > 0 { words.append(Self.commands[below(Self.commands.count)]) }
+            }
             for _ in 0..<below(8) {
-                words.append(below(2) == 0 ? Self.flags[below(Self.flags.count)] : Self.values[below(Self.values.count)])
+                let word = below(2) == 0 ? Self.flags[below(Self.flags.count)] : Self.values[below(Self.values.count)]
+                switch below(4) {
+                case 0: words[below(words.count)] = word
+                case 1: words.insert(word, at: 1 + below(words.count))
+                default: words.append(word)
+                }
             }
             executions += 1
-            do {
-                var command = try O3FS.parseAsRoot(MountArguments.rewrite(words))
-                _ = withUnsafePointer(to: &command) { $0 }
-            } catch {
-                refused += 1
-                #expect(!O3FS.fullMessage(for: error).isEmpty || O3FS.exitCode(for: error) == .success, "seed \(seed): \(words)")
-            }
+            if !Self.parse(words, seed) { refused += 1 }
             // What of it are mount options.
             _ = try? MountOptions(words, store: "/s")
         }
