@@ -189,6 +189,12 @@ public final class Database: @unchecked Sendable {
     /// Bytes of storage and DM that a key range takes, roughly.
     public func approximateSize(_ begin: [UInt8], _ end: [UInt8]) -> UInt64 { core.approximateSize(begin, end) }
 
+    /// Whether new reads are direct whatever `Options.readDelegation` says; always true where that is off.
+    public var pausesReadDelegation: Bool {
+        get { core.delegation?.isPaused.load(ordering: .relaxed) ?? true }
+        set { core.delegation?.isPaused.store(newValue, ordering: .relaxed) }
+    }
+
     public func statistics() -> Statistics {
         var statistics = core.statistics()
         statistics.reads = reads.load(ordering: .relaxed)

@@ -102,6 +102,13 @@ final class EngineCore: @unchecked Sendable {
         withExtendedLifetime(held) {}
     }
 
+    /// nil: reads are direct.
+    @inline(__always)
+    var activeDelegation: ReadDelegation? {
+        guard let delegation, !delegation.isPaused.load(ordering: .relaxed) else { return nil }
+        return delegation
+    }
+
     // MARK: Point reads
 
     /// The newest value of a key at `sequence`; nil when it is deleted or was never there.
@@ -110,10 +117,18 @@ final class EngineCore: @unchecked Sendable {
         -> PinnedValue?
     {
         let hash = hashKey(key)
-        if let delegation, let readClass = state.readClass {
+        if let readClass = state.readClass, let delegation = activeDelegation {
             let reads = delegation.choices.readsToChooseFor(readClass)
             if reads > 0 { return try lookup(key, hash, state, sequence, delegation, standingFor: reads) }
         }
+        return try lookupDirectly(key, hash, state, sequence)
+    }
+
+    /// As `lookup`, without a thought of delegation.
+    @inline(__always)
+    func lookupDirectly(
+        _ key: UnsafeRawBufferPointer, _ hash: UInt64, _ state: ReadState, _ sequence: SequenceNumber
+    ) throws(EngineError) -> PinnedValue? {
         // Sources are visited from new to old, so that a tombstone over the key hides all that come after.
         for memtable in state.memtables {
             if case .settled(let value) = try look(in: memtable, key, hash, sequence) { return value }
@@ -184,7 +199,7 @@ final class EngineCore: @unchecked Sendable {
         let sequence = read.snapshot?.sequence ?? region.visibleSequence
         var sources: [InternalIterator] = []
         var tombstones: [RangeTombstone] = []
-        let scan = delegation?.scan(state.readClass)
+        let scan = activeDelegation?.scan(state.readClass)
         for memtable in state.memtables where !memtable.isUntouched {
             if let scan, memtable.isDelegable {
                 sources.append(DelegatedIterator(memtable, scan))

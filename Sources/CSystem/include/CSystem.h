@@ -45,7 +45,7 @@ void *o3_scratch(void);
 
 /// Counts calls of the calling thread: 1 at each O3_SAMPLED_EVERY-th one, else 0. A prime, so that what a thread does in turns
 /// is met by turns.
-#define O3_SAMPLED_EVERY 61
+#define O3_SAMPLED_EVERY 127
 extern _Thread_local uint32_t o3_until_sample;
 static inline int o3_is_sampled(void) {
     if (__builtin_expect(o3_until_sample != 0, 1)) {

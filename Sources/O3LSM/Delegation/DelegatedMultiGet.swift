@@ -8,15 +8,15 @@ extension EngineCore {
     func multiLookup(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
         -> [PinnedValue?]
     {
-        guard let delegation, keys.count > 1 else { return try lookupEach(keys, state, sequence) }
-        guard let readClass = state.readClass, let first = state.memtables.firstIndex(where: { $0.isDelegable }) else {
-            return try lookupEach(keys, state, sequence)
-        }
+        guard let delegation = activeDelegation, keys.count > 1, let readClass = state.readClass,
+            let first = state.memtables.firstIndex(where: { $0.isDelegable })
+        else { return try lookupEach(keys, state, sequence, choosesForEach: keys.count == 1) }
         let choice = delegation.choices[.batch, readClass]
         let way = choice.way(isServed: delegation.isServed)
         let start = way.isTimed ? monotonicNanoseconds() : 0
         defer { if way.isTimed { choice.record((monotonicNanoseconds() - start) / UInt64(keys.count), way) } }
-        guard way.isDelegated else { return try lookupEach(keys, state, sequence) }
+        // Those that are timed give estimates for keys whose place is known, too.
+        guard way.isDelegated else { return try lookupEach(keys, state, sequence, choosesForEach: way.isTimed) }
         // One copy, so that all keys can be pointed to at once.
         let joined = [UInt8](keys.joined())
         return try joined.withEngineBytes { (bytes) throws(EngineError) in
@@ -47,13 +47,20 @@ extension EngineCore {
         }
     }
 
-    private func lookupEach(_ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber) throws(EngineError)
-        -> [PinnedValue?]
-    {
+    /// One after the other.
+    ///
+    /// - Parameter choosesForEach: whether the way is chosen for each of them; false: all are read directly.
+    private func lookupEach(
+        _ keys: [[UInt8]], _ state: ReadState, _ sequence: SequenceNumber, choosesForEach: Bool
+    ) throws(EngineError) -> [PinnedValue?] {
         var values: [PinnedValue?] = []
         values.reserveCapacity(keys.count)
         for key in keys {
-            values.append(try key.withEngineBytes { bytes throws(EngineError) in try lookup(bytes, state, sequence) })
+            values.append(
+                try key.withEngineBytes { bytes throws(EngineError) in
+                    choosesForEach
+                        ? try lookup(bytes, state, sequence) : try lookupDirectly(bytes, hashKey(bytes), state, sequence)
+                })
         }
         return values
     }

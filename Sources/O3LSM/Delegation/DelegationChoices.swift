@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// What a choice has come to is one word, 0 while its reads are like those of a store without delegation. The words of all
 /// choices that a point read can meet lie in one line of the processor's cache: such a read looks at them and at a counter of
-/// its thread, and writes nothing that others read. Only each 61st one comes by here, and counts for all of them.
+/// its thread, and writes nothing that others read. Only one in `O3_SAMPLED_EVERY` comes by here, and counts for all of them.
 final class DelegationChoices: @unchecked Sendable {
     // @unchecked: the words are atomic, the rest is immutable.
 

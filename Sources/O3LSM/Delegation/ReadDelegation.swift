@@ -30,6 +30,8 @@ final class ReadDelegation: @unchecked Sendable {
     private let nextLook = Atomic<UInt64>(0)
     private let turn = Atomic<Int>(0)
     private let counts = Counts()
+    /// Whether new reads are to be as without delegation.
+    let isPaused = Atomic<Bool>(false)
 
     private final class Server: Sendable {
         let ring: ReadRing

@@ -31,6 +31,7 @@ struct LogCollector {
         guard sequence > position else { return }
         position = sequence
         memtable = nil
+        cursors = []
     }
 
     /// Goes back to hand out again what lies after `sequence`, which must still be in DM.

@@ -26,6 +26,9 @@ final class WriteAheadLog: @unchecked Sendable {
     /// Everything up to this sequence survives the death of processes without DM: it is in a file of the log.
     private let appended: Atomic<UInt64>
 
+    /// Everything up to this sequence is in tables.
+    private let flushedSequence = Atomic<UInt64>(0)
+
     private let bytesWritten = Atomic<UInt64>(0)
     private let syncs = Atomic<UInt64>(0)
     private let requests = Atomic<UInt64>(0)
@@ -67,17 +70,25 @@ final class WriteAheadLog: @unchecked Sendable {
         try bringUpToDate(sequence, andSync: false)
     }
 
-    /// A flush has made everything up to `sequence` durable: the log may forget it.
+    /// A flush has made everything up to `sequence` durable: the log may forget it. Does not wait for whoever writes the
+    /// log, which may take a minute when it has fallen behind: that one takes note before its next record.
     func flushed(through sequence: SequenceNumber) throws(EngineError) {
+        WriteAheadLog.raise(flushedSequence, to: sequence)
         raiseDurable(to: sequence)
-        let outcome = leader.withLock { leader -> Result<Void, EngineError> in
-            leader.collector.skip(to: sequence)
+        let outcome = leader.withLockIfAvailable { leader -> Result<Void, EngineError> in
             do throws(EngineError) {
-                try files.release(through: sequence)
+                try forgetFlushed(&leader)
                 return .success(())
             } catch { return .failure(error) }
         }
-        try outcome.get()
+        try outcome?.get()
+    }
+
+    /// Writes nothing any more of what flushes have made durable, and lets go of the memory it is in; files that hold
+    /// nothing else go.
+    private func forgetFlushed(_ leader: inout Leader) throws(EngineError) {
+        leader.collector.skip(to: durableSequence)
+        try files.release(through: flushedSequence.load(ordering: .acquiring))
     }
 
     /// At the end, when everything is in tables: the log's files are removed.
@@ -118,6 +129,8 @@ final class WriteAheadLog: @unchecked Sendable {
     private func write(_ leader: inout Leader, andSync mustSync: Bool) throws(EngineError) {
         let end = region.visibleSequence
         leader.collector.skip(to: durableSequence)
+        // What cannot be released is no failure of the log; the next flush tries again, and tells.
+        defer { try? forgetFlushed(&leader) }
         while leader.collector.position < end {
             leader.record.clear()
             guard
@@ -127,6 +140,7 @@ final class WriteAheadLog: @unchecked Sendable {
             try files.append(leader.record.payload, lastSequence: leader.record.lastSequence)
             bytesWritten.wrappingAdd(UInt64(leader.record.count), ordering: .relaxed)
             leader.isSynced = false
+            try? forgetFlushed(&leader)
         }
         if mustSync, !leader.isSynced {
             FaultPoint.midLogWrite.hit()

@@ -128,6 +128,7 @@ final class BenchRunner {
             result.operations += tally.operations
             result.bytes += tally.bytes
             latencies.add(tally.latencies)
+            if let delegation = tally.delegation { result.delegation = delegation }
         }
         let start = tallies.map(\.start).min() ?? 0
         let end = tallies.map(\.end).max() ?? 0

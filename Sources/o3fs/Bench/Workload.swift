@@ -84,6 +84,8 @@ struct BenchSettings: Sendable {
     var distribution: KeyDistribution?
     /// Whether values carry their keys, and every read is checked. Stores must have been written with it.
     var verify = false
+    /// Whether readrandom, readmissing, seekrandom and multireadrandom take turns with and without delegation.
+    var comparesDelegation = false
 }
 
 /// What one workload measured.
@@ -100,6 +102,8 @@ struct BenchResult: Sendable {
     var entries: Int?
     /// What the writer of `readwhilewriting` wrote meanwhile, which is not measured; nil for other workloads.
     var backgroundWrites: Int?
+    /// nil unless it was asked for, and ran long enough.
+    var delegation: DelegationComparison?
     var p50Microseconds = 0.0
     var p99Microseconds = 0.0
     var p999Microseconds = 0.0
@@ -120,6 +124,7 @@ extension BenchResult: Encodable {
         case found
         case entries
         case backgroundWrites = "background_writes"
+        case delegation
         case operationsPerSecond = "ops_per_second"
         case megabytesPerSecond = "mb_per_second"
         case p50Microseconds = "p50_us"
@@ -137,6 +142,7 @@ extension BenchResult: Encodable {
         try container.encodeIfPresent(found, forKey: .found)
         try container.encodeIfPresent(entries, forKey: .entries)
         try container.encodeIfPresent(backgroundWrites, forKey: .backgroundWrites)
+        try container.encodeIfPresent(delegation, forKey: .delegation)
         try container.encode(operationsPerSecond, forKey: .operationsPerSecond)
         try container.encode(megabytesPerSecond, forKey: .megabytesPerSecond)
         try container.encode(p50Microseconds, forKey: .p50Microseconds)

@@ -45,6 +45,7 @@ struct WorkloadTally: Sendable {
     var bytes: UInt64 = 0
     /// Nanoseconds an operation.
     var latencies = WorkloadTally.emptyHistogram()
+    var delegation: DelegationComparison?
 
     /// Up to an hour, to three digits; made whole at once so that recording never allocates.
     static func emptyHistogram() -> Histogram<UInt64> {
@@ -182,7 +183,7 @@ struct WorkloadThread {
         defer { missingKeys.release() }
         var bytes: UInt64 = 0
         var found = 0
-        var pace = Pace(settings, operations: settings.reads ?? settings.num, start: tally.start)
+        var pace = Pace(reads: settings.reads ?? settings.num, group, start: tally.start)
         while pace.next() != nil {
             let number = chooser.next(&random)
             let key = missing ? missingKeys.key(number) : keys.key(number)
@@ -204,7 +205,7 @@ struct WorkloadThread {
         var batch = [[UInt8]](repeating: [UInt8](keys.key(0)), count: settings.batchSize)
         var bytes: UInt64 = 0
         var found = 0
-        var pace = Pace(settings, operations: operations, start: tally.start)
+        var pace = Pace(reads: operations, group, start: tally.start)
         while let already = pace.next() {
             let size = settings.duration > 0 ? settings.batchSize : min(settings.batchSize, operations - already)
             if size < batch.count { batch.removeLast(batch.count - size) }
@@ -247,7 +248,7 @@ struct WorkloadThread {
         let database = group.database
         var bytes: UInt64 = 0
         var found = 0
-        var pace = Pace(settings, operations: settings.reads ?? settings.num, start: tally.start)
+        var pace = Pace(reads: settings.reads ?? settings.num, group, start: tally.start)
         while pace.next() != nil {
             let key = keys.key(chooser.next(&random))
             let iterator = try database.makeIterator()
@@ -309,6 +310,7 @@ struct Pace {
     private let deadline: UInt64
     private var done = 0
     private var last: UInt64
+    private var turns: DelegationTurns?
 
     /// - Parameters:
     ///   - limit: operations.
@@ -323,6 +325,12 @@ struct Pace {
         self.init(limit: operations, seconds: settings.duration, start: start)
     }
 
+    /// For reads, which take turns with and without delegation if the settings say so.
+    init(reads operations: Int, _ group: WorkloadGroup, start: UInt64) {
+        self.init(group.settings, operations: operations, start: start)
+        if group.settings.comparesDelegation { turns = DelegationTurns(group.database) }
+    }
+
     /// Operations done so far, nil when it is time to stop.
     @inline(__always)
     func next() -> Int? { done < limit && last < deadline ? done : nil }
@@ -334,5 +342,9 @@ struct Pace {
         last = now
         done += operations
         tally.operations = done
+        guard let turns else { return }
+        last = turns.finish(operations, now)
+        // At the end of the last turn that the limits leave room for.
+        if done >= limit || last >= deadline { tally.delegation = turns.result }
     }
 }

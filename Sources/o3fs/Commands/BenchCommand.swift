@@ -17,8 +17,8 @@ struct BenchCommand: ParsableCommand {
 
             With --json each workload prints one line, an object with name, operations, ops_per_second, \
             mb_per_second, p50_us, p99_us, p999_us, stall_seconds and write_amplification; those that read have \
-            reads and found, too, ycsbe the entries of its scans, and readwhilewriting what its writer has written as
-            background_writes.
+            reads and found, too, ycsbe the entries of its scans, readwhilewriting what its writer has written as
+            background_writes, and with --compare-delegation an object delegation with pairs, ratio and margin.
             """
     )
 
@@ -85,6 +85,14 @@ struct BenchCommand: ParsableCommand {
         help: "Values carry their keys and every read is checked. For stores that were written with it.")
     var verify = false
 
+    @Flag(
+        name: dashed("compare-delegation"),
+        help: """
+            Readrandom, readmissing, seekrandom and multireadrandom take turns of 4 ms with and without --read-delegation, \
+            and the ratio of their speeds is printed. One thread; 10 seconds or more say something.
+            """)
+    var comparesDelegation = false
+
     @Flag(name: dashed("sync"), help: "Sync each write.")
     var sync = false
 
@@ -130,6 +138,9 @@ struct BenchCommand: ParsableCommand {
         }
         guard !verify || valueSize.bytes >= ValueStamp.byteCount else {
             throw ValidationError("--verify needs a --value-size of at least \(ValueStamp.byteCount).")
+        }
+        guard !comparesDelegation || threads == 1 && engine.readDelegation != .off && workers > 0 else {
+            throw ValidationError("--compare-delegation needs --read-delegation on or auto, a worker, and one thread.")
         }
         guard (reads ?? 1) > 0 else { throw ValidationError("--reads must be at least 1.") }
         guard (writeRateLimit?.bytes ?? 1) > 0 else {
@@ -203,7 +214,8 @@ struct BenchCommand: ParsableCommand {
             compressionRatio: compressionRatio,
             seed: seed,
             distribution: distribution,
-            verify: verify
+            verify: verify,
+            comparesDelegation: comparesDelegation
         )
     }
 
@@ -247,6 +259,11 @@ struct BenchCommand: ParsableCommand {
             line += "  write amp \(fixed(result.writeAmplification, decimals: 2))"
             if let found = result.found, let reads = result.reads { line += "  (\(found) of \(reads) found)" }
             Console.line(line)
+            if let found = result.delegation {
+                Console.line(
+                    "                  with delegation \(fixed(found.ratio, decimals: 3)) of the speed without, give or take "
+                        + "\(fixed(found.margin, decimals: 3)) (\(found.pairs) pairs of turns)")
+            }
         }
         Console.flush()
     }

@@ -98,7 +98,7 @@ struct MountDaemon {
             }
         }
         if let rate = plan.scrubBytesPerSecond {
-            try? database.startScrub(bytesPerSecond: rate, repeats: true, tell: reports.noteDamage)
+            _ = try? database.startScrub(bytesPerSecond: rate, repeats: true, tell: reports.noteDamage)
         }
         if supervision?.resumed == nil { status.succeed("\(plan.store) is mounted at \(plan.mountpoint)") }
         let failure = session.wait()

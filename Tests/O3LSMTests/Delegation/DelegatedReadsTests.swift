@@ -80,6 +80,34 @@ import Testing
         abandon(database)
     }
 
+    @Test func pausedReadsAskNobody() throws {
+        let store = TemporaryStore("paused")
+        let database = try Self.open(store, .on)
+        try Self.withServer(store, database) {
+            let expected = try Self.fill(database)
+            func read() throws {
+                let numbers = Array(0..<900)
+                for number in numbers { #expect(try database.get(Self.key(number)) == expected[number]) }
+                #expect(try database.multiGet(numbers.map(Self.key)) == numbers.map { expected[$0] })
+                let iterator = try database.makeIterator()
+                try iterator.seekToFirst()
+                for number in numbers where expected[number] != nil {
+                    #expect(iterator.isValid && iterator.key.elementsEqual(Self.key(number)))
+                    try iterator.next()
+                }
+            }
+            database.pausesReadDelegation = true
+            try read()
+            let paused = database.statistics().delegation
+            #expect(paused.keys == 0 && paused.ranges == 0, "\(paused)")
+            database.pausesReadDelegation = false
+            try read()
+            let found = database.statistics().delegation
+            #expect(found.answered > 0 && found.ranges > 0, "\(found)")
+        }
+        abandon(database)
+    }
+
     @Test(arguments: [0, 1 << 20]) func severalKeysAtOnce(offsetCache: Int) throws {
         let store = TemporaryStore("multi\(offsetCache)")
         let database = try Self.open(store, .on, offsetCache: offsetCache)

@@ -11,13 +11,15 @@ struct WorkloadTests {
 
     /// Runs workloads one after the other on a new store.
     private func run(
-        _ workloads: [Workload], _ change: (inout BenchSettings) -> Void = { _ in }
+        _ workloads: [Workload], delegation: ReadDelegationMode = .off,
+        _ change: (inout BenchSettings) -> Void = { _ in }
     ) throws -> [Workload: BenchResult] {
         let directory = try TemporaryDirectory("workloads")
         defer { withExtendedLifetime(directory) {} }
         var options = Options()
         options.dmSize = 16 << 20
         options.memtableSize = 1 << 20
+        options.readDelegation = delegation
         var settings = BenchSettings(num: Self.num, reads: 1000, threads: Self.threads, verify: true)
         change(&settings)
         let runner = BenchRunner(
@@ -46,6 +48,21 @@ struct WorkloadTests {
         // 16 bytes of key and 100 of value.
         #expect(results[.readrandom]?.bytes == 2000 * 116)
         #expect(results[.multireadrandom]?.bytes == 2000 * 116)
+    }
+
+    /// Reads take turns with and without delegation; both are right, and there are two blocks of turns to compare.
+    @Test(arguments: [Workload.readrandom, .seekrandom, .multireadrandom])
+    func readsTakeTurns(workload: Workload) throws {
+        let results = try run([.fillseq, workload], delegation: .on) {
+            $0.duration = 3
+            $0.threads = 1
+            $0.batchSize = 8
+            $0.comparesDelegation = true
+        }
+        let found = try #require(results[workload]?.delegation)
+        #expect(found.pairs >= 2 * DelegationTurns.pairsOfBlock)
+        #expect(found.ratio > 0)
+        #expect(results[.fillseq]?.delegation == nil)
     }
 
     /// The writer beside the readers keeps to its rate, within the batch that it writes at once.
