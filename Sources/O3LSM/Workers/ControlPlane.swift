@@ -96,10 +96,7 @@ final class ControlPlane: @unchecked Sendable {
     func stop() {
         isStopping.store(true, ordering: .releasing)
         context.jobs.ringFinished()
-        logBell.wrappingAdd(1, ordering: .releasing)
-        withUnsafePointer(to: logBell) { word in
-            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
-        }
+        ringLogThread()
         thread?.join()
         logThread?.join()
         populateThread?.join()
@@ -189,14 +186,13 @@ final class ControlPlane: @unchecked Sendable {
     }
 
     /// From the moment that the region is found without its name, writes wait for the log before they return; what has
-    /// returned before is appended here, and again a second later what has meanwhile passed between the two.
+    /// returned before is appended by the log's thread, and again a second later what has meanwhile passed between the two.
     private func watchRegion() {
         if !hasLostMemory {
             guard !context.region.isCurrent else { return }
             isRegionUnnamed.store(true, ordering: .sequentiallyConsistent)
         }
-        // A failure is for the writers that wait for the log, and for the log's thread, to tell.
-        try? log.append(through: context.region.visibleSequence)
+        ringLogThread()
     }
 
     private func step() throws(EngineError) {
@@ -398,6 +394,8 @@ final class ControlPlane: @unchecked Sendable {
             sleepUnlessRung(since: ticket, milliseconds: pause)
             if isStopping.load(ordering: .acquiring) { return }
             pause = schedule.lookMilliseconds
+            // A failure is for the writers that wait for the log, and for the next sync, to tell.
+            if hasLostMemory { try? log.append(through: context.region.visibleSequence) }
             if schedule.isDue(monotonicNanoseconds(), durable: log.durableSequence) {
                 do throws(EngineError) {
                     try log.sync()
@@ -413,6 +411,13 @@ final class ControlPlane: @unchecked Sendable {
             }
             let now = monotonicNanoseconds()
             schedule.looked(now, visible: context.region.visibleSequence)
+        }
+    }
+
+    private func ringLogThread() {
+        logBell.wrappingAdd(1, ordering: .releasing)
+        withUnsafePointer(to: logBell) { word in
+            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
         }
     }
 
