@@ -1,4 +1,4 @@
-import Glibc
+import Foundation
 import O3FileSystem
 import O3LSM
 import Synchronization
@@ -20,28 +20,37 @@ struct Trouble: Codable, Equatable, Sendable {
 
 /// Remembers the failures that programs were answered with, for `o3fs status`. Thread-safe.
 final class TroubleLedger: Sendable {
-    private let troubles = Mutex<[Trouble]>([])
+    private struct Noted {
+        /// The same for what is told once.
+        var cause: String
+        var trouble: Trouble
+    }
+
+    private let troubles = Mutex<[Noted]>([])
 
     /// Different ones that are remembered; the oldest make room.
     private static let limit = 8
 
-    func note(_ error: FileSystemError) { note(error.description, Self.wayOut(error)) }
-
-    /// Of a damaged table that a scrub has found.
-    func note(_ error: EngineError) { note(error.description, Self.wayOut(.engine(error))) }
-
-    private func note(_ what: String, _ wayOut: String) {
-        let now = UInt64(clamping: time(nil))
+    func note(_ error: FileSystemError) {
+        var cause = error.description
+        // Each try of the log begins another file: it is the directory that storage refuses.
+        if case .engine(.io(let operation, let path, let code)) = error {
+            cause = "\(operation) \((path as NSString).deletingLastPathComponent) \(code)"
+        }
+        let noted = Trouble(what: error.description, wayOut: Self.wayOut(error), count: 1, last: UInt64(clamping: time(nil)))
         troubles.withLock { troubles in
-            var trouble = Trouble(what: what, wayOut: wayOut, count: 1, last: now)
-            if let known = troubles.firstIndex(where: { $0.what == what }) {
-                trouble.count = (troubles.remove(at: known).count ?? 0) + 1
+            var trouble = noted
+            if let known = troubles.firstIndex(where: { $0.cause == cause }) {
+                trouble.count = (troubles.remove(at: known).trouble.count ?? 0) + 1
             } else if troubles.count == Self.limit {
                 troubles.removeFirst()
             }
-            troubles.append(trouble)
+            troubles.append(Noted(cause: cause, trouble: trouble))
         }
     }
+
+    /// Of a damaged table that a scrub has found.
+    func note(_ error: EngineError) { note(.engine(error)) }
 
     /// What is wrong now, the worst first: refused writes, a full store, failed work in the background, and what was
     /// noted, the newest first.
@@ -88,7 +97,7 @@ final class TroubleLedger: Sendable {
                     what: "the memory of the last daemon could not be used: \(note)",
                     wayOut: "nothing to be done: what was synced, or the log had, is there"))
         }
-        return found + troubles.withLock { $0.reversed() }
+        return found + troubles.withLock { $0.reversed().map(\.trouble) }
     }
 
     private static let recentSeconds = 600.0
