@@ -119,6 +119,8 @@ final class ReadServer {
             guard memtable.filter.mayContain(hash) else { continue }
             let shard = memtable.map.shards[memtable.map.route(key)]
             guard !shard.isEmpty else { continue }
+            // Its links may lead round in circles, once for each key.
+            guard shard.corruptionMet == nil else { return ReadAnswer(state: .unknown) }
             let (offset, found) = memtable.walk(shard, key, sequence)
             if shard.corruptionMet != nil {
                 // The owner meets it itself, and says so. The next look begins anew.

@@ -23,11 +23,26 @@ struct Splice: ~Copyable {
 /// level 0, and linked upwards from there: a process that dies in between leaves a list that is whole,
 /// with one node lower than it was meant to be.
 extension Shard {
-    /// No arena holds more entries: a walk that takes more steps goes round in circles.
-    static let maximumSteps = Root.maximumSlabs * RegionLayout.slabBytes / Entry.links
+    /// The slabs that there are now hold no more entries: a walk that takes more steps goes round in circles, unless
+    /// slabs have come meanwhile.
+    @inline(__always)
+    var maximumSteps: Int {
+        slabCount.load(ordering: .relaxed) * (RegionLayout.slabBytes / Entry.links) + Entry.maximumHeight
+    }
 
-    /// Marks the shard corrupt: its links lead round in circles.
-    private func markCircular() { corruptOffset.store(1, ordering: .relaxed) }
+    /// Counts a step of a walk. After more than `limit`, which it raises as slabs come, the links lead round in circles: the
+    /// shard is marked corrupt.
+    ///
+    /// - Returns: whether the walk may go on.
+    @inline(__always)
+    private func step(_ steps: inout Int, _ limit: inout Int) -> Bool {
+        steps += 1
+        if steps <= limit { return true }
+        limit = maximumSteps
+        if steps <= limit { return true }
+        corruptOffset.store(1, ordering: .relaxed)
+        return false
+    }
 
     /// The link word of a node (0: the head) on a level; nil for a node that cannot have one.
     @inline(__always)
@@ -72,13 +87,9 @@ extension Shard {
         var level = maximumHeight - 1
         // On the way down the same successor is often met again: its order is known.
         var knownAfter: UInt32 = 0
-        var steps = 0
+        var (steps, limit) = (0, maximumSteps)
         while true {
-            steps += 1
-            if steps > Shard.maximumSteps {
-                markCircular()
-                return 0
-            }
+            guard step(&steps, &limit) else { return 0 }
             let next = successor(node, level)
             if next != 0, next != knownAfter, let view = entry(next),
                 compareInternal(view.key, view.trailer, key, trailer) < 0
@@ -97,13 +108,9 @@ extension Shard {
         guard !isEmpty else { return 0 }
         var node: UInt32 = 0
         var level = maximumHeight - 1
-        var steps = 0
+        var (steps, limit) = (0, maximumSteps)
         while true {
-            steps += 1
-            if steps > Shard.maximumSteps {
-                markCircular()
-                return 0
-            }
+            guard step(&steps, &limit) else { return 0 }
             let next = successor(node, level)
             if next != 0, let view = entry(next), compareInternal(view.key, view.trailer, key, trailer) < 0 {
                 node = next
@@ -122,7 +129,7 @@ extension Shard {
         var level = maximumHeight - 1
         var knownAfter: UInt32 = 0
         var reads = 1
-        for _ in 0..<Shard.maximumSteps {
+        for _ in 0..<maximumSteps {
             let next = successor(node, level)
             if next != 0, next != knownAfter {
                 reads += 1
@@ -143,13 +150,9 @@ extension Shard {
         guard !isEmpty else { return 0 }
         var node: UInt32 = 0
         var level = maximumHeight - 1
-        var steps = 0
+        var (steps, limit) = (0, maximumSteps)
         while true {
-            steps += 1
-            if steps > Shard.maximumSteps {
-                markCircular()
-                return 0
-            }
+            guard step(&steps, &limit) else { return 0 }
             let next = successor(node, level)
             if next != 0 {
                 node = next

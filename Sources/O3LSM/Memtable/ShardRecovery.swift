@@ -118,17 +118,19 @@ extension Shard {
     /// - Throws: `.corruption` when the links lead round in circles.
     private func unlinkEntries(beyond visible: SequenceNumber) throws(EngineError) {
         var steps = 0
+        // Each level is walked once.
+        let limit = Entry.maximumHeight * maximumSteps
         for level in (0..<Entry.maximumHeight).reversed() {
             var before: UInt32 = 0
             while true {
                 var next = successor(before, level)
                 let first = next
-                while next != 0, let entry = entry(next), entry.sequence > visible, steps <= Shard.maximumSteps {
+                while next != 0, let entry = entry(next), entry.sequence > visible, steps <= limit {
                     next = successor(next, level)
                     steps += 1
                 }
                 steps += 1
-                guard steps <= Shard.maximumSteps else {
+                guard steps <= limit else {
                     throw corruption(at: before, "links in the order of keys", "links that lead back")
                 }
                 if next != first { setSuccessor(before, level, next) }
