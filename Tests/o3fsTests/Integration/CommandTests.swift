@@ -120,6 +120,26 @@ struct CommandTests {
         }
     }
 
+    /// With a worker that serves reads, as tools/bench/delegation-cost.sh runs it.
+    @Test func benchComparesDelegation() throws {
+        let directory = try TemporaryDirectory("bench")
+        let arguments = [
+            "bench", directory.path + "/store", "--benchmarks", "fillrandom,readrandom", "--num", "20000", "--dm-size", "64M",
+            "--memtable-size", "1M", "--storage-bandwidth", "10K", "--compare-delegation", "--json",
+        ]
+        let refused = try O3FSBinary.run(arguments)
+        #expect(refused.status != 0 && refused.errors.contains("--compare-delegation needs"), "\(refused)")
+        let result = try O3FSBinary.run(arguments + ["--read-delegation", "auto", "--reads", "2000000"])
+        #expect(result.status == 0, "\(result)")
+        let objects = try result.lines.map {
+            try #require(try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+        }
+        #expect(objects.count == 2 && objects[0]["delegation"] == nil)
+        let found = try #require(objects[1]["delegation"] as? [String: Double])
+        #expect(Set(found.keys) == ["pairs", "ratio", "margin"])
+        #expect((found["ratio"] ?? 0) > 0 && (found["pairs"] ?? 0) >= 32, "\(found)")
+    }
+
     @Test func benchDeletesNothingThatIsNotItsOwn() throws {
         let directory = try TemporaryDirectory("bench")
         try Data("precious".utf8).write(to: URL(fileURLWithPath: directory.path + "/file"))
