@@ -66,7 +66,7 @@ import Testing
     /// flushes and compactions.
     @Test(arguments: [UInt64(1), 2, 3]) func eachIsWhatTheStoreWas(seed: UInt64) throws {
         var generator = SeededRandom(seed)
-        let directory = try TemporaryStore("snapshots")
+        let directory = TemporaryStore("snapshots")
         let database = try Database.open(directory.path, options: Self.options())
         let snapshots = SnapshotDirectory(store: directory.path)
         var model: [[UInt8]: [UInt8]] = [:]
@@ -107,7 +107,7 @@ import Testing
 
     /// While writers are at it, a snapshot is a prefix of what each has written.
     @Test func aSnapshotUnderWritersIsAPrefix() throws {
-        let directory = try TemporaryStore("snapshots")
+        let directory = TemporaryStore("snapshots")
         let database = try Database.open(directory.path, options: Self.options())
         let writers = 4
         let rounds = 4000
@@ -141,7 +141,7 @@ import Testing
 
     /// Somebody has put a link where the new state is to be built.
     @Test func anImportDoesNotFollowALink() throws {
-        let directory = try TemporaryStore("snapshots")
+        let directory = TemporaryStore("snapshots")
         let database = try Database.open(directory.path, options: Self.options())
         try database.put([1], [1])
         let first = try database.createSnapshot("first")
@@ -167,7 +167,7 @@ import Testing
 
     /// Every byte of a stream counts, and so does its end; the store that it was for stays what it was.
     @Test func aDamagedStreamIsRefused() throws {
-        let directory = try TemporaryStore("snapshots")
+        let directory = TemporaryStore("snapshots")
         let database = try Database.open(directory.path, options: Self.options())
         var generator = SeededRandom(7)
         var model: [[UInt8]: [UInt8]] = [:]
@@ -205,7 +205,7 @@ import Testing
 
     /// What only the snapshot has is free once it is deleted; what it shares, is not its own.
     @Test func deletingGivesSpaceBack() throws {
-        let directory = try TemporaryStore("snapshots")
+        let directory = TemporaryStore("snapshots")
         let database = try Database.open(directory.path, options: Self.options())
         let value = (0..<100_000).map { UInt8(truncatingIfNeeded: $0 &* $0 >> 3) }
         for number in 0..<100 { try database.put(Array("key\(number)".utf8), value) }
@@ -230,7 +230,7 @@ import Testing
     }
 
     @Test func badNamesAreRefused() throws {
-        let directory = try TemporaryStore("snapshots")
+        let directory = TemporaryStore("snapshots")
         let database = try Database.open(directory.path, options: Self.options())
         for name in ["", ".", "..", ".hidden", "a/b", "a b", "ä", String(repeating: "a", count: 101)] {
             #expect(throws: EngineError.self) { try database.createSnapshot(name) }
@@ -245,7 +245,7 @@ import Testing
 
     /// Whatever call of a creation fails: no snapshot, nothing left of it, and the store goes on.
     @Test func aFailureLeavesNothing() throws {
-        let directory = try TemporaryStore("snapshots")
+        let directory = TemporaryStore("snapshots")
         let storage = FaultyStorage(POSIXStorage())
         let database = try Database.open(directory.path, options: Self.options(), storage: storage)
         try database.put([1], [1])

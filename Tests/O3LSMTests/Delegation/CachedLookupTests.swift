@@ -97,7 +97,7 @@ import Testing
         let state = core.holder.current
         let memtable = state.memtables[1]
         let now = core.region.visibleSequence
-        try Array("foreign".utf8).withUnsafeBytes { foreign in
+        Array("foreign".utf8).withUnsafeBytes { foreign in
             let shard = memtable.map.shards[memtable.map.route(foreign)]
             let offset = shard.findAtOrAfter(foreign, .seek(now))
             let place = OffsetCache.Place(shard: shard.index, offset: offset)

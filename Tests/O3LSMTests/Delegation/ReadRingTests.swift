@@ -149,7 +149,7 @@ import Testing
                             }
                             let found = wait(ring, ticket)
                             if found != (.answered, request.reversed()) {
-                                wrong.withLock { $0.append("\(found.0) \(String(decoding: found.1, as: UTF8.self))") }
+                                wrong.withLock { $0.append("\(String(describing: found.0)) \(String(decoding: found.1, as: UTF8.self))") }
                             }
                         }
                     }

@@ -170,7 +170,7 @@ private final class FaultRun: @unchecked Sendable {
             if number % 4 == 0, (try? database.sync()) != nil { synced = reached }
             if number % 10 == 0, (try? database.flush()) != nil { synced = reached }
             if number == 20 { try? database.compact() }
-            if number == 22 { try? database.createSnapshot("of the fault") }
+            if number == 22 { _ = try? database.createSnapshot("of the fault") }
             if acknowledged != number { break }
             check("under the fault", database, mayFail: true)
         }

@@ -34,7 +34,7 @@ enum Programs {
     static func run(_ program: String, _ arguments: [String]) throws -> [UInt8] {
         let scratch = try ScratchDirectory()
         let path = scratch.path + "/output"
-        FileManager.default.createFile(atPath: path, contents: nil)
+        _ = FileManager.default.createFile(atPath: path, contents: nil)
         let process = Process()
         process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments

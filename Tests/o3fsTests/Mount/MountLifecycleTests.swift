@@ -132,7 +132,7 @@ private final class Mount {
         process.arguments = arguments
         // Files, not pipes: a daemon that kept one open would be waited for.
         let files = try TemporaryDirectory("output")
-        for name in ["out", "err"] { FileManager.default.createFile(atPath: files.path + "/" + name, contents: nil) }
+        for name in ["out", "err"] { _ = FileManager.default.createFile(atPath: files.path + "/" + name, contents: nil) }
         process.standardOutput = FileHandle(forWritingAtPath: files.path + "/out")
         process.standardError = FileHandle(forWritingAtPath: files.path + "/err")
         try process.run()
