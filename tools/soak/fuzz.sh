@@ -26,7 +26,8 @@ done
 cd "$root"
 # Memory that runs away ends as a failed allocation, not as a machine that swaps. A sanitizer reserves terabytes.
 [ ${#options[@]} -gt 0 ] || ulimit -v 16777216
-LSAN_OPTIONS=suppressions=$root/tools/soak/lsan.supp:print_suppressions=0 O3LSM_FUZZ_SECONDS=$seconds O3LSM_FUZZ_SEED=$seed swift test "${options[@]}" --filter FuzzTests 2>&1 |
+export LSAN_OPTIONS=suppressions=$root/tools/soak/lsan.supp:print_suppressions=0
+O3LSM_FUZZ_SECONDS=$seconds O3LSM_FUZZ_SEED=$seed swift test "${options[@]}" --filter FuzzTests 2>&1 |
     grep -E 'FuzzTests:|✘|✔ Test run|rror:|Sanitizer'
 
 [[ ${options[*]} == *coverage* ]] || exit 0

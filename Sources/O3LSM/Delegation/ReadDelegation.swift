@@ -210,19 +210,7 @@ final class ReadDelegation: @unchecked Sendable {
             let heads = ReadMessage.headBytes + memtables.count * ReadMessage.memtableBytes
             let bytes = questions.reduce(heads) { $0 + ReadMessage.keyHeadBytes + $1.key.count }
             guard bytes <= room.count else { return nil }
-            writer.number(ReadMessage.lookup)
-            writer.number(UInt8(memtables.count))
-            writer.number(UInt16(questions.count))
-            writer.number(UInt32(0))
-            writer.number(sequence)
-            writer.number(life)
-            for memtable in memtables { Self.name(memtable, &writer) }
-            for question in questions {
-                writer.number(UInt16(question.key.count))
-                writer.number(UInt8(question.memtables))
-                writer.number(UInt8(0))
-                writer.put(question.key)
-            }
+            writer.lookup(questions, memtables, sequence, life: life)
             return writer.position
         }
     }
@@ -263,14 +251,7 @@ final class ReadDelegation: @unchecked Sendable {
         post { room in
             var writer = MessageWriter(room)
             guard ReadMessage.headBytes + ReadMessage.memtableBytes + key.count <= room.count else { return nil }
-            writer.number(ReadMessage.range)
-            writer.number(UInt8(1))
-            writer.number(count)
-            writer.number(UInt32(key.count))
-            writer.number(trailer.rawValue)
-            writer.number(life)
-            Self.name(memtable, &writer)
-            writer.put(key)
+            writer.range(memtable, from: key, trailer, atMost: count, life: life)
             return writer.position
         }
     }
@@ -287,12 +268,6 @@ final class ReadDelegation: @unchecked Sendable {
         let choice = choices[.scan, readClass]
         let way = choice.way(isServed: isServed)
         return way.isDelegated || way.isTimed ? DelegatedScan(self, choice, way) : nil
-    }
-
-    private static func name(_ memtable: Memtable, _ writer: inout MessageWriter) {
-        writer.number(memtable.id)
-        writer.number(UInt32(memtable.slot))
-        writer.number(UInt32(0))
     }
 
     // MARK: Counting

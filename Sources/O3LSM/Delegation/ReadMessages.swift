@@ -138,6 +138,48 @@ struct MessageWriter {
         bytes.storeBytes(of: value, toByteOffset: offset, as: Number.self)
     }
 
+    /// Writes a request for keys in memtables, newest first; the caller has made sure of the room.
+    ///
+    /// - Parameter life: distinguishes the owner from the ones before it.
+    mutating func lookup(
+        _ questions: [ReadDelegation.Question], _ memtables: ArraySlice<Memtable>, _ sequence: SequenceNumber, life: UInt64
+    ) {
+        number(ReadMessage.lookup)
+        number(UInt8(memtables.count))
+        number(UInt16(questions.count))
+        number(UInt32(0))
+        number(sequence)
+        number(life)
+        for memtable in memtables { name(memtable) }
+        for question in questions {
+            number(UInt16(question.key.count))
+            number(UInt8(question.memtables))
+            number(UInt8(0))
+            put(question.key)
+        }
+    }
+
+    /// Writes a request for entries of a memtable at and after an internal key, `count` at most; the caller has made sure of
+    /// the room.
+    mutating func range(
+        _ memtable: Memtable, from key: UnsafeRawBufferPointer, _ trailer: Trailer, atMost count: UInt16, life: UInt64
+    ) {
+        number(ReadMessage.range)
+        number(UInt8(1))
+        number(count)
+        number(UInt32(key.count))
+        number(trailer.rawValue)
+        number(life)
+        name(memtable)
+        put(key)
+    }
+
+    private mutating func name(_ memtable: Memtable) {
+        number(memtable.id)
+        number(UInt32(memtable.slot))
+        number(UInt32(0))
+    }
+
     /// Writes what is known of a key; the caller has made sure of the room.
     mutating func answer(_ answer: ReadAnswer) {
         number(answer.state.rawValue)

@@ -34,6 +34,32 @@ struct Doorbell: @unchecked Sendable {
         var timeout = timespec(tv_sec: milliseconds / 1000, tv_nsec: (milliseconds % 1000) * 1_000_000)
         _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)
     }
+
+    /// Returns when the bell has rung since `ticket` was taken, or now and then without a reason.
+    func wait(since ticket: UInt32) {
+        _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, nil)
+    }
+}
+
+/// A doorbell for the threads of this process, in memory of its own.
+final class PrivateDoorbell: @unchecked Sendable {
+    // @unchecked: the word is atomic.
+    private let word: UnsafeMutablePointer<Atomic<UInt32>>
+    private let bell: Doorbell
+
+    init() {
+        word = .allocate(capacity: 1)
+        word.initialize(to: Atomic(0))
+        bell = Doorbell(word)
+    }
+
+    deinit { word.deallocate() }
+
+    /// As those of `Doorbell`.
+    var ticket: UInt32 { bell.ticket }
+    func ring() { bell.ring() }
+    func wait(since ticket: UInt32, milliseconds: Int) { bell.wait(since: ticket, milliseconds: milliseconds) }
+    func wait(since ticket: UInt32) { bell.wait(since: ticket) }
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

@@ -117,11 +117,10 @@ extension Shard {
     ///
     /// - Throws: `.corruption` when the links lead round in circles.
     private func unlinkEntries(beyond visible: SequenceNumber) throws(EngineError) {
-        var steps = 0
-        // Each level is walked once.
-        let limit = Entry.maximumHeight * maximumSteps
+        let limit = maximumSteps
         for level in (0..<Entry.maximumHeight).reversed() {
             var before: UInt32 = 0
+            var steps = 0
             while true {
                 var next = successor(before, level)
                 let first = next

@@ -31,7 +31,7 @@ final class WritePath: @unchecked Sendable {
     /// One thread at a time switches memtables.
     private let switchLock = Mutex<Void>(())
     /// Rung when slabs or slots have come free, or writers may go on.
-    private let roomWord = Atomic<UInt32>(0)
+    private let roomBell = PrivateDoorbell()
     /// Set by the control plane: why writers must wait, or nil. 0 none, 1 L0 is full.
     let stop = Atomic<Int>(0)
     private let failure = Mutex<EngineError?>(nil)
@@ -235,7 +235,7 @@ final class WritePath: @unchecked Sendable {
         var waited = false
         defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
         while true {
-            let ticket = roomWord.load(ordering: .acquiring)
+            let ticket = roomBell.ticket
             if lock.withLock({ $0.isClosed }) { throw .closed }
             if try trySwitch(needing: bytes, count) { return }
             if hasFailure.load(ordering: .relaxed) { try throwFailure() }
@@ -294,7 +294,7 @@ final class WritePath: @unchecked Sendable {
         var waited = false
         defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
         while true {
-            let ticket = roomWord.load(ordering: .acquiring)
+            let ticket = roomBell.ticket
             if let sealed = sealIfRoom() {
                 wakeControlPlane()
                 return sealed
@@ -325,25 +325,15 @@ final class WritePath: @unchecked Sendable {
     var active: Memtable { lock.withLock { $0.active } }
 
     /// Control plane: slabs have come free, or a stop was lifted.
-    func roomFreed() {
-        roomWord.wrappingAdd(1, ordering: .releasing)
-        withUnsafePointer(to: roomWord) { word in
-            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
-        }
-    }
+    func roomFreed() { roomBell.ring() }
 
-    private func waitForRoom(_ ticket: UInt32) {
-        var timeout = timespec(tv_sec: 0, tv_nsec: 50_000_000)
-        withUnsafePointer(to: roomWord) { word in
-            _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)
-        }
-    }
+    private func waitForRoom(_ ticket: UInt32) { roomBell.wait(since: ticket, milliseconds: 50) }
 
     private func waitWhileStopped(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) {
         let start = monotonicNanoseconds()
         var cause = StallCause.l0Full
         while true {
-            let ticket = roomWord.load(ordering: .acquiring)
+            let ticket = roomBell.ticket
             if lock.withLock({ $0.isClosed }) { throw .closed }
             let stop = stop.load(ordering: .acquiring)
             if stop == WritePath.stoppedForSpace {
@@ -397,7 +387,7 @@ final class WritePath: @unchecked Sendable {
         let wanted = judgements.load(ordering: .acquiring) + 2
         let start = monotonicNanoseconds()
         while monotonicNanoseconds() - start < 1_000_000_000 {
-            let ticket = roomWord.load(ordering: .acquiring)
+            let ticket = roomBell.ticket
             if judgements.load(ordering: .acquiring) >= wanted { return }
             wakeControlPlane()
             waitForRoom(ticket)

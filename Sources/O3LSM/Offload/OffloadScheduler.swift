@@ -16,7 +16,7 @@ final class OffloadScheduler: @unchecked Sendable {
     private var flushedLocally = Set<UInt64>()
     private var threads: [BackgroundThread] = []
     private let queue = Mutex<[MemtableTransfer.Piece]>([])
-    private let bell = Atomic<UInt32>(0)
+    private let bell = PrivateDoorbell()
     private let isStopping = Atomic<Bool>(false)
     private let onCopied: @Sendable () -> Void
     private let stored = Mutex(Statistics.Offload())
@@ -45,7 +45,7 @@ final class OffloadScheduler: @unchecked Sendable {
     /// Ends the threads; transfers that are not complete leave nothing behind.
     func stop() {
         isStopping.store(true, ordering: .releasing)
-        ring()
+        bell.ring()
         for thread in threads { thread.join() }
         threads = []
     }
@@ -86,7 +86,7 @@ final class OffloadScheduler: @unchecked Sendable {
                 guard let transfer = MemtableTransfer.begin(memtable, to: region, allocator, beside: running) else { return freed }
                 running.append(transfer)
                 queue.withLock { $0 += transfer.pieces }
-                ring()
+                bell.ring()
             case .flushLocally:
                 flushedLocally.insert(memtable.id)
                 stored.withLock { $0.flushedLocally += 1 }
@@ -132,22 +132,13 @@ final class OffloadScheduler: @unchecked Sendable {
     private func loop() {
         while true {
             // Before the look at the flag: a ring after it ends the wait.
-            let ticket = bell.load(ordering: .acquiring)
+            let ticket = bell.ticket
             if isStopping.load(ordering: .acquiring) { return }
             if let piece = queue.withLock({ $0.isEmpty ? nil : $0.removeFirst() }) {
                 if piece.transfer.copy(piece) { onCopied() }
                 continue
             }
-            withUnsafePointer(to: bell) { word in
-                _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, nil)
-            }
-        }
-    }
-
-    private func ring() {
-        bell.wrappingAdd(1, ordering: .releasing)
-        withUnsafePointer(to: bell) { word in
-            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
+            bell.wait(since: ticket)
         }
     }
 }

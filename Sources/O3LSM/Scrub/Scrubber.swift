@@ -17,7 +17,7 @@ final class Scrubber: Sendable {
     }
     private let shared = Mutex(Shared())
     private let isStopping = Atomic<Bool>(false)
-    private let bell = Atomic<UInt32>(0)
+    private let bell = PrivateDoorbell()
     private let holder: ReadStateHolder
     private let storage: any Storage
     private let layout: StoreLayout
@@ -69,14 +69,11 @@ final class Scrubber: Sendable {
     func startRepeating(bytesPerSecond: UInt64?, tell: @escaping @Sendable (EngineError) -> Void) throws(EngineError) {
         let repeater = try BackgroundThread("o3-scrubs", priority: .low) { [self] in
             while !isStopping.load(ordering: .acquiring) {
-                let ticket = bell.load(ordering: .acquiring)
+                let ticket = bell.ticket
                 // The next week is another chance.
                 _ = try? start(bytesPerSecond: bytesPerSecond, tell: tell)
                 if isStopping.load(ordering: .acquiring) { return }
-                var week = timespec(tv_sec: Self.intervalSeconds, tv_nsec: 0)
-                withUnsafePointer(to: bell) { word in
-                    _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &week)
-                }
+                bell.wait(since: ticket, milliseconds: Self.intervalSeconds * 1000)
             }
         }
         shared.withLock { $0.repeater = repeater }
@@ -85,10 +82,7 @@ final class Scrubber: Sendable {
     /// Ends what runs, and waits for it.
     func stop() {
         isStopping.store(true, ordering: .releasing)
-        bell.wrappingAdd(1, ordering: .releasing)
-        withUnsafePointer(to: bell) { word in
-            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
-        }
+        bell.ring()
         let threads = shared.withLock { shared in
             defer { (shared.thread, shared.repeater) = (nil, nil) }
             return [shared.repeater, shared.thread]

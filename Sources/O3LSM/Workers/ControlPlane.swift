@@ -46,7 +46,7 @@ final class ControlPlane: @unchecked Sendable {
     private var thread: BackgroundThread?
     private var logThread: BackgroundThread?
     private var populateThread: BackgroundThread?
-    private let logBell = Atomic<UInt32>(0)
+    private let logBell = PrivateDoorbell()
     /// Why the log thread could not keep the commit interval; nil once it has caught up.
     private let logFailure = Mutex<EngineError?>(nil)
 
@@ -96,7 +96,7 @@ final class ControlPlane: @unchecked Sendable {
     func stop() {
         isStopping.store(true, ordering: .releasing)
         context.jobs.ringFinished()
-        ringLogThread()
+        logBell.ring()
         thread?.join()
         logThread?.join()
         populateThread?.join()
@@ -192,7 +192,7 @@ final class ControlPlane: @unchecked Sendable {
             guard !context.region.isCurrent else { return }
             isRegionUnnamed.store(true, ordering: .sequentiallyConsistent)
         }
-        ringLogThread()
+        logBell.ring()
     }
 
     private func step() throws(EngineError) {
@@ -389,9 +389,9 @@ final class ControlPlane: @unchecked Sendable {
         var pause = schedule.lookMilliseconds
         while true {
             // Before the look at the flag: a ring after it ends the wait.
-            let ticket = logBell.load(ordering: .acquiring)
+            let ticket = logBell.ticket
             if isStopping.load(ordering: .acquiring) { return }
-            sleepUnlessRung(since: ticket, milliseconds: pause)
+            logBell.wait(since: ticket, milliseconds: pause)
             if isStopping.load(ordering: .acquiring) { return }
             pause = schedule.lookMilliseconds
             // A failure is for the writers that wait for the log, and for the next sync, to tell.
@@ -411,20 +411,6 @@ final class ControlPlane: @unchecked Sendable {
             }
             let now = monotonicNanoseconds()
             schedule.looked(now, visible: context.region.visibleSequence)
-        }
-    }
-
-    private func ringLogThread() {
-        logBell.wrappingAdd(1, ordering: .releasing)
-        withUnsafePointer(to: logBell) { word in
-            _ = o3_futex_wake(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), Int32.max)
-        }
-    }
-
-    private func sleepUnlessRung(since ticket: UInt32, milliseconds: Int) {
-        var timeout = timespec(tv_sec: milliseconds / 1000, tv_nsec: (milliseconds % 1000) * 1_000_000)
-        withUnsafePointer(to: logBell) { word in
-            _ = o3_futex_wait(UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), ticket, &timeout)
         }
     }
 }

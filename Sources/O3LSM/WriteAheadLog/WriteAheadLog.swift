@@ -128,10 +128,10 @@ final class WriteAheadLog: @unchecked Sendable {
 
     private func write(_ leader: inout Leader, andSync mustSync: Bool) throws(EngineError) {
         let end = region.visibleSequence
-        leader.collector.skip(to: durableSequence)
         // What cannot be released is no failure of the log; the next flush tries again, and tells.
         defer { try? forgetFlushed(&leader) }
         while leader.collector.position < end {
+            try? forgetFlushed(&leader)
             leader.record.clear()
             guard
                 try leader.collector.collect(
@@ -140,7 +140,6 @@ final class WriteAheadLog: @unchecked Sendable {
             try files.append(leader.record.payload, lastSequence: leader.record.lastSequence)
             bytesWritten.wrappingAdd(UInt64(leader.record.count), ordering: .relaxed)
             leader.isSynced = false
-            try? forgetFlushed(&leader)
         }
         if mustSync, !leader.isSynced {
             FaultPoint.midLogWrite.hit()

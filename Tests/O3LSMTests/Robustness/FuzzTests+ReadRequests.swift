@@ -17,41 +17,23 @@ extension FuzzTests {
         return Array(room.prefix(count))
     }
 
-    private static func name(_ memtable: Memtable, _ writer: inout MessageWriter) {
-        writer.number(memtable.id)
-        writer.number(UInt32(memtable.slot))
-        writer.number(UInt32(0))
-    }
-
-    /// A request for keys, one of which is not there.
     private static func lookup(_ numbers: [Int], _ memtable: Memtable) -> [UInt8] {
-        request(512) { writer in
-            writer.number(ReadMessage.lookup)
-            writer.number(UInt8(1))
-            writer.number(UInt16(numbers.count))
-            writer.number(UInt32(0))
-            writer.number(UInt64(400))
-            writer.number(UInt64(1))
-            name(memtable, &writer)
-            for number in numbers {
-                writer.number(UInt16(key(number).count))
-                writer.number(UInt8(1))
-                writer.number(UInt8(0))
-                key(number).withUnsafeBytes { writer.put($0) }
+        let keys = numbers.map(key)
+        let joined = [UInt8](keys.joined())
+        return joined.withUnsafeBytes { bytes in
+            var start = 0
+            let questions = keys.map { key in
+                defer { start += key.count }
+                return ReadDelegation.Question(
+                    key: UnsafeRawBufferPointer(rebasing: bytes[start..<start + key.count]), memtables: 1)
             }
+            return request(512) { $0.lookup(questions, [memtable], 400, life: 1) }
         }
     }
 
     private static func range(from number: Int, _ memtable: Memtable) -> [UInt8] {
-        request(512) { writer in
-            writer.number(ReadMessage.range)
-            writer.number(UInt8(1))
-            writer.number(UInt16(100))
-            writer.number(UInt32(key(number).count))
-            writer.number(Trailer(sequence: 400, kind: .put).rawValue)
-            writer.number(UInt64(1))
-            name(memtable, &writer)
-            key(number).withUnsafeBytes { writer.put($0) }
+        key(number).withUnsafeBytes { key in
+            request(512) { $0.range(memtable, from: key, Trailer(sequence: 400, kind: .put), atMost: 100, life: 1) }
         }
     }
 
