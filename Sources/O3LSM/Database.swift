@@ -233,7 +233,7 @@ public final class Database: @unchecked Sendable {
     /// - Parameters:
     ///   - bytesPerSecond: at least 1; nil: no bound.
     ///   - repeats: again every week, as long as the store is open. At most one call may ask for it.
-    ///   - tell: called for each damaged table, from another thread.
+    ///   - tell: called for each damaged table, and for a repeated scrub that cannot begin, from another thread.
     /// - Returns: the id of the scrub that runs now, 0 for one that repeats.
     @discardableResult
     public func startScrub(

@@ -65,13 +65,16 @@ final class Scrubber: Sendable {
         return try outcome.get()
     }
 
-    /// Begins a scrub now and every week from now on. Call once.
+    /// Begins a scrub now and every week from now on. Call once. `tell` is also called for one that cannot begin.
     func startRepeating(bytesPerSecond: UInt64?, tell: @escaping @Sendable (EngineError) -> Void) throws(EngineError) {
         let repeater = try BackgroundThread("o3-scrubs", priority: .low) { [self] in
             while !isStopping.load(ordering: .acquiring) {
                 let ticket = bell.ticket
-                // The next week is another chance.
-                _ = try? start(bytesPerSecond: bytesPerSecond, tell: tell)
+                do throws(EngineError) { try start(bytesPerSecond: bytesPerSecond, tell: tell) } catch {
+                    if isStopping.load(ordering: .acquiring) { return }
+                    // The next week is another chance.
+                    tell(error)
+                }
                 if isStopping.load(ordering: .acquiring) { return }
                 bell.wait(since: ticket, milliseconds: Self.intervalSeconds * 1000)
             }

@@ -88,9 +88,10 @@ struct MountDaemon {
                 OperationCounter(count: $0.count, errors: $0.errors, seconds: Double($0.nanoseconds) / 1e9)
             }
         }
-        let control = try? ControlServer.start(
-            path: ControlSocket.path(store: plan.store), handler: reports.answer)
-        if control == nil { status.note("status and statistics are not available: no control socket") }
+        var control: ControlServer?
+        do { control = try .start(path: ControlSocket.path(store: plan.store), handler: reports.answer) } catch {
+            status.note("status and statistics are not available: \(error)")
+        }
         if !plan.engine.readOnly {
             workers.start(plan.workers)
             do { try spawnThread("o3-orphans") { files.reclaimOrphans() } } catch {
@@ -98,7 +99,9 @@ struct MountDaemon {
             }
         }
         if let rate = plan.scrubBytesPerSecond {
-            _ = try? database.startScrub(bytesPerSecond: rate, repeats: true, tell: reports.noteDamage)
+            do { try database.startScrub(bytesPerSecond: rate, repeats: true, tell: reports.noteDamage) } catch {
+                TroubleLog.report("tables are not checked in the background: \(error)")
+            }
         }
         if supervision?.resumed == nil { status.succeed("\(plan.store) is mounted at \(plan.mountpoint)") }
         let failure = session.wait()
