@@ -78,7 +78,7 @@ extension EngineCore {
         if !needsReplay { files.setRecoveredLastSequences(region.visibleSequence) }
         let log = WriteAheadLog(
             region: region, options: options, files: files, holder: holder,
-            durableSequence: versions.flushedSequence)
+            durableSequence: durableSequence(versions, region, files, needsReplay: needsReplay))
         // `memtables` is not empty: a fresh one was appended when the last was not active.
         let writes = WritePath(
             region: region, birthplace: birth.region, allocator: birth.allocator, options: options, holder: holder,
@@ -227,6 +227,21 @@ extension EngineCore {
             }
         }
         return nil
+    }
+
+    /// Up to which sequence number storage holds everything without the help of this owner's log: what is in tables and,
+    /// when the last owner's memory is there to tell, what it had synced to its logs. These stay until all is in tables.
+    ///
+    /// Without this a sync after a death would write all of DM to the log, which takes slow storage a minute.
+    private static func durableSequence(
+        _ versions: VersionSet, _ region: Region, _ files: LogFiles, needsReplay: Bool
+    ) -> SequenceNumber {
+        let flushed = versions.flushedSequence
+        // Beyond the visible sequence, or without a log, the note is damaged.
+        guard !needsReplay, let noted = region.durableSequence, noted > flushed, noted <= region.visibleSequence,
+            !files.recoveredNumbers.isEmpty
+        else { return flushed }
+        return noted
     }
 
     private static func createRegion(_ identity: StoreIdentity, _ options: Options) throws(EngineError) -> Region {

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Kills the daemon of a mount again and again, while threads do what must be done exactly once.
 
-    survive.py O3FS STORE MOUNTPOINT ROUNDS [--workers] [--upgrade] [--gap SECONDS]
+    survive.py O3FS STORE MOUNTPOINT ROUNDS [--workers] [--upgrade] [--sync] [--gap SECONDS]
 
 Each call's result is known beforehand: one that is done twice, or not at all, shows. Prints the pauses that a
 program sees: from the kill to the answer of a call that is made at once. With --upgrade another daemon takes over in
-order (`o3fs upgrade`), and the pause is the longest call meanwhile. Ends with status 1 at the first surprise.
+order (`o3fs upgrade`), and the pause is the longest call meanwhile. With --sync an fsync follows each kill: how long
+it takes depends on what others write, and on the disk. Ends with status 1 at the first surprise.
 """
 import errno
 import json
@@ -21,6 +22,7 @@ import time
 o3fs, store, mnt, rounds = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 upgrades = "--upgrade" in sys.argv
 kills_workers = "--workers" in sys.argv
+syncs = "--sync" in sys.argv
 gap = float(sys.argv[sys.argv.index("--gap") + 1]) if "--gap" in sys.argv else 0.3
 stop = threading.Event()
 problems = []
@@ -148,6 +150,17 @@ def probe():
     return taken
 
 
+def synced():
+    """The seconds that the fsync of a small file takes."""
+    fd = os.open(f"{mnt}/synced", os.O_CREAT | os.O_WRONLY)
+    os.pwrite(fd, b"synced", 0)
+    start = time.monotonic()
+    os.fsync(fd)
+    taken = time.monotonic() - start
+    os.close(fd)
+    return taken
+
+
 def upgrade():
     """Lets another daemon take over; returns the seconds of the longest call meanwhile."""
     command = subprocess.Popen([o3fs, "upgrade", mnt], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -164,7 +177,7 @@ threads += [threading.Thread(target=guarded, args=(body, 0)) for body in (open_f
 for thread in threads:
     thread.start()
 
-pauses = []
+pauses, sync_pauses = [], []
 daemon = status()["daemon"]["pid"]
 for round in range(rounds):
     time.sleep(random.uniform(0, 2 * gap))
@@ -181,6 +194,8 @@ for round in range(rounds):
         else:
             os.kill(daemon, signal.SIGKILL)
             pauses.append(probe())
+        if syncs:
+            sync_pauses.append(synced())
     except (OSError, AssertionError) as error:
         problems.append(f"probe: {error!r}")
     while not problems:
@@ -198,15 +213,22 @@ for round in range(rounds):
 stop.set()
 for thread in threads:
     thread.join(60)
-pauses.sort()
 last = status() or {}
+
+
+def spread(seconds):
+    at = lambda p: sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * p))] * 1000
+    return f"P50 {at(0.5):.0f} ms, P99 {at(0.99):.0f} ms, longest {max(seconds) * 1000:.0f} ms"
+
+
 if pauses:
-    at = lambda p: pauses[min(len(pauses) - 1, int(len(pauses) * p))] * 1000
     dm = last.get("dm", {})
     print(
-        f"{len(pauses)} {'upgrades' if upgrades else 'kills'}, {sum(turns)} turns; pause P50 {at(0.5):.0f} ms, P99 {at(0.99):.0f} ms, "
-        f"longest {pauses[-1] * 1000:.0f} ms; memtables in DM: {sum(m['bytes'] for m in dm.get('memtables', [])) >> 20} MiB"
+        f"{len(pauses)} {'upgrades' if upgrades else 'kills'}, {sum(turns)} turns; pause {spread(pauses)}; "
+        f"memtables in DM: {sum(m['bytes'] for m in dm.get('memtables', [])) >> 20} MiB"
     )
+if sync_pauses:
+    print(f"fsync after each: {spread(sync_pauses)}")
 for problem in problems:
     print(problem, file=sys.stderr)
 sys.exit(1 if problems else 0)

@@ -2,16 +2,16 @@
 # Kills the daemon of a supervised mount while fio verifies, git and sqlite3 work and a checker does what must be
 # done exactly once: no program may see an error, and no byte may be wrong.
 #
-#   tools/soak/survive.sh [--rounds 20] [--dm 256M] [--memtable 16M] [--fill 0] [--workers] [--upgrade] [--gap 0.3]
-#                         [--dir DIR] [--mount "OPTIONS"]
+#   tools/soak/survive.sh [--rounds 20] [--dm 256M] [--memtable 16M] [--fill 0] [--workers] [--upgrade] [--sync]
+#                         [--gap 0.3] [--dir DIR] [--mount "OPTIONS"]
 #
 # --fill: bytes to write first, to be held in DM. --workers: kill workers as well. --upgrade: let another daemon take over
-# (`o3fs upgrade`) instead of a kill. --gap: mean pause between kills.
+# (`o3fs upgrade`) instead of a kill. --sync: time an fsync after each kill as well. --gap: mean pause between kills.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/tools/lib.sh"
 
-rounds=20 dm=256M memtable=16M fill=0 parent=${TMPDIR:-/tmp} gap=0.3 workers='' upgrade='' extra=''
+rounds=20 dm=256M memtable=16M fill=0 parent=${TMPDIR:-/tmp} gap=0.3 workers='' upgrade='' sync='' extra=''
 while [ $# -gt 0 ]; do
     case $1 in
         --rounds) rounds=$2; shift ;;
@@ -23,6 +23,7 @@ while [ $# -gt 0 ]; do
         --mount) extra=$2; shift ;;
         --workers) workers=--workers ;;
         --upgrade) upgrade=--upgrade ;;
+        --sync) sync=--sync ;;
         *) die "unknown argument $1" ;;
     esac
     shift
@@ -83,7 +84,7 @@ sqlite_loop & pids="$pids $!"
 
 result=0
 # shellcheck disable=SC2086
-python3 "$root/tools/soak/survive.py" "$o3fs" "$store" "$mnt" "$rounds" $workers $upgrade --gap "$gap" || result=1
+python3 "$root/tools/soak/survive.py" "$o3fs" "$store" "$mnt" "$rounds" $workers $upgrade $sync --gap "$gap" || result=1
 rm "$work/running"
 # shellcheck disable=SC2086
 wait $pids

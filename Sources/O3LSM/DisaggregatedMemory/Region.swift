@@ -232,6 +232,21 @@ final class Region: @unchecked Sendable {
         return Set([visibleSequence, ~complement]).sorted(by: >)
     }
 
+    /// Up to which sequence number storage holds everything, in synced files of the log or in tables, as the owner last
+    /// noted it. Tables may hold more. nil: unknown, because nothing was noted yet, the owner died between the two stores
+    /// of a note, or a bit is damaged.
+    var durableSequence: SequenceNumber? {
+        let sequence = sharedWord64(base + RegionLayout.Header.durableSequence).pointee.load(ordering: .acquiring)
+        let complement = sharedWord64(base + RegionLayout.Header.durableComplement).pointee.load(ordering: .acquiring)
+        return sequence == ~complement ? sequence : nil
+    }
+
+    /// Tells the next owner that it need not log again what lies up to `sequence`. For one thread at a time.
+    func noteDurable(_ sequence: SequenceNumber) {
+        sharedWord64(base + RegionLayout.Header.durableComplement).pointee.store(~sequence, ordering: .releasing)
+        sharedWord64(base + RegionLayout.Header.durableSequence).pointee.store(sequence, ordering: .releasing)
+    }
+
     /// Where the memtables were born that are missing between what the region holds and its visible sequence.
     var placement: Placement {
         get {

@@ -34,6 +34,8 @@ enum RegionLayout {
         static let visibleSequence = 128  // u64, a cache line of its own with the next one
         static let visibleComplement = 136  // u64: the complement of the visible sequence, stored before it
         static let nextMemtableID = 192  // u64
+        static let durableSequence = 256  // u64: up to here storage holds everything, log and tables together
+        static let durableComplement = 264  // u64: its complement; both are zero before the first sync
     }
 
     /// One attached process.

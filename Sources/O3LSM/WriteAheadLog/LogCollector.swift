@@ -93,7 +93,7 @@ struct LogCollector {
                 if cursors[index].head == nil, try cursors[index].scan.next() {
                     cursors[index].head = cursors[index].scan.current
                 }
-                // Below the position lies only what a flush has made durable.
+                // Below the position lies only what is durable: by a flush, or in a log of the last owner.
                 while let head = cursors[index].head, head.sequence <= position {
                     cursors[index].head = try cursors[index].scan.next() ? cursors[index].scan.current : nil
                 }

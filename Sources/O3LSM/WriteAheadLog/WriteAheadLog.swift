@@ -150,7 +150,10 @@ final class WriteAheadLog: @unchecked Sendable {
             try files.flush()
         }
         WriteAheadLog.raise(appended, to: leader.collector.position)
-        if leader.isSynced { WriteAheadLog.raise(durable, to: leader.collector.position) }
+        if leader.isSynced {
+            WriteAheadLog.raise(durable, to: leader.collector.position)
+            region.noteDurable(leader.collector.position)
+        }
     }
 
     private func raiseDurable(to sequence: SequenceNumber) {

@@ -49,6 +49,26 @@ import Testing
         )
     }
 
+    /// Owners die with their memory in place, and the next one relies on what the logs of the last one hold.
+    @Test func everyCutAfterDeaths() throws {
+        let recorded = RecordedStorage()
+        let history = NumberedHistory(seed: Self.seed &+ 2, spread: 45_000) { recorded.note(begun: $0, synced: $1) }
+        try recorded.createDirectory("/store")
+        // After a sync, shortly after one, and twice without one in between.
+        history.run(recorded, batches: Self.batches, deaths: [6, 10, 16, 17, 23, 33])
+        #expect(history.begun == Self.batches && history.synced == Self.batches, "the history must end when nothing fails")
+        var medium = StorageMedium()
+        var survivors = Survivors(history)
+        var points = 0
+        for (index, operation) in recorded.history.enumerated() where medium.apply(operation) {
+            points += 1
+            for loss in [StorageMedium.Loss.everything, .nothing, .torn(UInt64(index)), .shuffled(UInt64(index))] {
+                survivors.examine(medium, loss, "cut after operation \(index), \(operation.summary)")
+            }
+        }
+        print("PowerCutTests: \(points) crash points with deaths of owners, \(survivors.count) different states")
+    }
+
     /// Power goes again while the store recovers from the first cut: at each storage operation of recoveries from
     /// some of the cuts.
     @Test func everyCutOfARecovery() throws {

@@ -210,8 +210,9 @@ final class NumberedHistory {
     /// - Parameters:
     ///   - batches: how far it goes.
     ///   - restart: the number of the batch after which the database is closed and opened again.
+    ///   - deaths: the numbers of batches after which the owner dies and the next one takes over its memory.
     func run(
-        _ storage: any Storage, batches: Int = NumberedHistory.batches, restart: Int? = nil
+        _ storage: any Storage, batches: Int = NumberedHistory.batches, restart: Int? = nil, deaths: Set<Int> = []
     ) {
         let options = NumberedHistory.options
         guard var database = try? Database.open("/store", options: options, storage: storage) else { return }
@@ -233,6 +234,11 @@ final class NumberedHistory {
                     try database.close()
                     synced = number
                     database = try Database.open("/store", options: options, storage: storage)
+                }
+                if deaths.contains(number) {
+                    abandon(database)
+                    database = try Database.open("/store", options: options, storage: storage)
+                    #expect(database.statistics().recovery.source == "region")
                 }
             }
         } catch {}
