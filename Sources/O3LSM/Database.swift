@@ -85,9 +85,11 @@ public final class Database: @unchecked Sendable {
         }
     }
 
-    /// Returns when every write that has returned survives power loss. Concurrent calls share one sync.
+    /// Returns when every write that has returned survives power loss. Concurrent calls share one sync. One that reads
+    /// only has nothing to sync, and writes nothing.
     public func sync() throws(EngineError) {
         try checkOpen()
+        if options.readOnly { return }
         try core.log.sync()
     }
 

@@ -77,7 +77,7 @@ extension EngineCore {
         // All that the old logs hold is in the region, or in tables.
         if !needsReplay { files.setRecoveredLastSequences(region.visibleSequence) }
         let log = WriteAheadLog(
-            region: region, options: options, files: files, holder: holder,
+            region: region, options: options, files: files, versions: versions, holder: holder,
             durableSequence: durableSequence(versions, region, files, needsReplay: needsReplay))
         // `memtables` is not empty: a fresh one was appended when the last was not active.
         let writes = WritePath(
@@ -124,6 +124,7 @@ extension EngineCore {
                     if recovery.replayedEntries > 0, writes.sealIfRoom() != nil { jobs.ringFinished() }
                 }
             }
+            control.beginJudging()
         } catch {
             // Nobody else may have the store before the last of the threads has let go of its files.
             executor.stop()
@@ -348,7 +349,7 @@ extension EngineCore {
                     // Batch by batch: several of them together may be larger than one may be.
                     if isLast {
                         replayed += UInt64(batch.count)
-                        _ = try writes.write(batch)
+                        _ = try writes.replay(batch)
                         batch.clear()
                     }
                 }

@@ -186,9 +186,10 @@ final class FlushScheduler {
 
     /// Collects what is done, offers what waits, commits what is complete.
     ///
-    /// - Returns: the memtables that were committed, and the error of the newest failed attempt.
+    /// - Returns: the memtables that were committed, the error of the newest failed attempt, and why a commit failed.
+    /// - Throws: what ends all flushes.
     func step(_ situation: FlushSchedule.Situation) throws(EngineError) -> (
-        committed: [Memtable], failure: EngineError?
+        committed: [Memtable], failure: EngineError?, refusal: EngineError?
     ) {
         var failure: EngineError?
         let now = monotonicNanoseconds()
@@ -210,11 +211,11 @@ final class FlushScheduler {
                 failure = error
                 break
             }
-            try commit(plan)
+            do throws(EngineError) { try commit(plan) } catch { return (committed, failure, error) }
             committed += plan.memtables
             plans.removeFirst()
         }
-        return (committed, failure)
+        return (committed, failure, nil)
     }
 
     /// Flushes the memtables of a plan one by one: each that is whole goes its way, and damage is found where it is.

@@ -66,11 +66,27 @@ final class WritePath: @unchecked Sendable {
     func write(_ batch: WriteBatch) throws(EngineError) -> SequenceNumber {
         let bytes = try validate(batch)
         if batch.isEmpty { return region.visibleSequence }
+        try admit(batch, bytes)
+        return try place(batch, bytes)
+    }
+
+    /// As `write`, for what storage holds already: neither a full disk nor another failure keeps it out, unless memory
+    /// is full and flushes fail.
+    func replay(_ batch: WriteBatch) throws(EngineError) -> SequenceNumber {
+        let bytes = try validate(batch)
+        return batch.isEmpty ? region.visibleSequence : try place(batch, bytes)
+    }
+
+    /// Waits for as long as writers are held up.
+    @inline(__always)
+    private func admit(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) {
         throttle.admit(bytes)
         // After a failure that is over there may be a stop.
         if hasFailure.load(ordering: .relaxed) { try checkFailure(batch, bytes) }
         if stop.load(ordering: .relaxed) != 0 { try waitWhileStopped(batch, bytes) }
+    }
 
+    private func place(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) -> SequenceNumber {
         let room = bytes + batch.count * WritePath.entryOverheadBytes
         try checkFits(room, batch.count)
         var reserved = reserve(batch, room)

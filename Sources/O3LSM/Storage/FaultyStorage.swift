@@ -38,6 +38,8 @@
             var faults: [Fault] = []
             var calls: [Operation: Int] = [:]
             var script: FileStamp?
+            /// What `space` says is free; nil: what the other storage says.
+            var freeBytes: UInt64?
         }
 
         /// What changes when a file is replaced.
@@ -80,8 +82,16 @@
             plan(Fault(operation: operation, path: nil, remaining: at - 1, times: 1, effect: .delay(milliseconds)))
         }
 
+        /// From now on only so much room is left, for those who ask; appends are not refused.
+        func leave(freeBytes: UInt64) { state.withLock { $0.freeBytes = freeBytes } }
+
         /// From now on everything works again.
-        func heal() { state.withLock { $0.faults.removeAll() } }
+        func heal() {
+            state.withLock {
+                $0.faults.removeAll()
+                $0.freeBytes = nil
+            }
+        }
 
         /// Calls of the operation so far, failed ones included.
         func calls(_ operation: Operation) -> Int { state.withLock { $0.calls[operation] ?? 0 } }
@@ -213,7 +223,8 @@
         }
         package func space(_ path: String) throws(EngineError) -> (free: UInt64, total: UInt64) {
             try enter(.space, path)
-            return try base.space(path)
+            let space = try base.space(path)
+            return (state.withLock { $0.freeBytes } ?? space.free, space.total)
         }
     }
 

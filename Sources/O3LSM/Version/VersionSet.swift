@@ -37,6 +37,8 @@ final class VersionSet: Sendable {
     /// Serialises commits, so that the state's lock is never held across a sync. Taken before `state`.
     private let committer: Mutex<Committer>
     private let nextFile: Atomic<UInt64>
+    /// Whether this owner has written no manifest yet: the one that it has read may be in the system's memory only.
+    private let isInDoubt = Atomic(true)
 
     /// A manifest that has grown beyond this, and to twice what it began with, is written anew.
     static let manifestLimitBytes: UInt64 = 4 << 20
@@ -261,16 +263,13 @@ final class VersionSet: Sendable {
     private func beginManifest(with next: State, _ committer: inout Committer) throws(EngineError) {
         let number = newFileNumber()
         committer.manifestNumbers.append(number)
-        // Of a making of the store that failed: its name may never get to storage, whatever later syncs say.
-        if storage.exists(layout.manifest(number)) { try storage.delete(layout.manifest(number)) }
-        let file = try storage.create(layout.manifest(number))
-        let writer = try LogWriter(file: file, logNumber: number, kind: .manifest)
-        for edit in next.snapshot(tablesPerEdit: VersionSet.snapshotTables) { try append(edit, to: writer) }
-        try writer.sync()
-        // The witness is synced, too: no log has what is in the first edits.
-        try writer.append(UnsafeRawBufferPointer(start: nil, count: 0))
-        try writer.sync()
-        try storage.syncDirectory(layout.root)
+        let writer: LogWriter
+        do throws(EngineError) { writer = try writeManifest(number, next) } catch {
+            // CURRENT does not name it, and on a full disk each try would leave one.
+            try? storage.delete(layout.manifest(number))
+            committer.manifestNumbers.removeLast()
+            throw error
+        }
         try CurrentFile.write(manifest: number, layout, storage)
         committer.manifest = writer
         committer.limitBytes = max(manifestLimit, writer.size * 2)
@@ -280,6 +279,21 @@ final class VersionSet: Sendable {
         }
         committer.manifestNumbers = [number]
         committer.isSettled = true
+        isInDoubt.store(false, ordering: .releasing)
+    }
+
+    private func writeManifest(_ number: UInt64, _ state: State) throws(EngineError) -> LogWriter {
+        // Of a making of the store that failed: its name may never get to storage, whatever later syncs say.
+        if storage.exists(layout.manifest(number)) { try storage.delete(layout.manifest(number)) }
+        let file = try storage.create(layout.manifest(number))
+        let writer = try LogWriter(file: file, logNumber: number, kind: .manifest)
+        for edit in state.snapshot(tablesPerEdit: VersionSet.snapshotTables) { try append(edit, to: writer) }
+        try writer.sync()
+        // The witness is synced, too: no log has what is in the first edits.
+        try writer.append(UnsafeRawBufferPointer(start: nil, count: 0))
+        try writer.sync()
+        try storage.syncDirectory(layout.root)
+        return writer
     }
 
     private func install(_ next: State, _ edit: VersionEdit, _ previous: Version) {
@@ -325,7 +339,10 @@ final class VersionSet: Sendable {
                 others.append((path, number))
             }
         }
-        guard try settle() else { return }
+        do throws(EngineError) { try settleManifest() } catch {
+            guard error.isOutOfSpace else { throw error }
+            return
+        }
         let manifests = committer.withLock { $0.manifestNumbers }
         for path in tables { try storage.delete(path) }
         for (path, manifest) in others where manifest.map({ !manifests.contains($0) }) ?? true {
@@ -334,22 +351,27 @@ final class VersionSet: Sendable {
         }
     }
 
-    /// Writes a manifest unless the one on storage is this owner's and whole.
+    /// Writes a manifest unless this owner has written one: from then on the state that it began with survives power loss,
+    /// and the log may go on from it.
     ///
-    /// - Returns: false when there is no room for it.
-    private func settle() throws(EngineError) -> Bool {
-        let outcome = committer.withLock { committer -> Result<Bool, EngineError> in
-            if committer.isSettled { return .success(true) }
+    /// - Throws: as `logAndApply`; after want of space a later call may succeed.
+    func settle() throws(EngineError) {
+        if isInDoubt.load(ordering: .acquiring) { try settleManifest() }
+    }
+
+    /// Writes a manifest unless the one on storage is this owner's and whole.
+    private func settleManifest() throws(EngineError) {
+        let outcome = committer.withLock { committer -> Result<Void, EngineError> in
+            if committer.isSettled { return .success(()) }
             if let poison = committer.poison { return .failure(poison) }
             do throws(EngineError) {
-                try beginManifest(with: state.withLock { $0 }, &committer)
-                return .success(true)
+                return .success(try beginManifest(with: state.withLock { $0 }, &committer))
             } catch {
                 committer.manifest = nil
-                return error.isOutOfSpace ? .success(false) : .failure(error)
+                return .failure(error)
             }
         }
-        return try outcome.get()
+        try outcome.get()
     }
 
     /// The number of a file that was found must not be given out again.

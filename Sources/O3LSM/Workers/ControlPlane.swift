@@ -47,6 +47,8 @@ final class ControlPlane: @unchecked Sendable {
     private var logThread: BackgroundThread?
     private var populateThread: BackgroundThread?
     private let logBell = PrivateDoorbell()
+    /// Whether writers are told of a full disk and of a log that fails. Recovery is not: what it reads is there already.
+    private let isJudging = Atomic<Bool>(false)
     /// Why the log thread could not keep the commit interval; nil once it has caught up.
     private let logFailure = Mutex<EngineError?>(nil)
 
@@ -90,6 +92,12 @@ final class ControlPlane: @unchecked Sendable {
         if context.options.writeAheadLog {
             logThread = try BackgroundThread("o3-log") { [self] in commitLoop() }
         }
+    }
+
+    /// The store is open: from now on writers are told of a full disk, and of a log that cannot be written.
+    func beginJudging() {
+        isJudging.store(true, ordering: .releasing)
+        context.jobs.ringFinished()
     }
 
     /// Ends both threads. Jobs that run are not waited for: stop the executors first or afterwards.
@@ -213,9 +221,17 @@ final class ControlPlane: @unchecked Sendable {
         }
         flushes.planSealedMemtables(situation)
         let offloadedBefore = flushes.work.offloadedJobs
-        let (committed, flushFailure) = try flushes.step(situation)
+        let (committed, flushFailure, refusal) = try flushes.step(situation)
         if flushes.work.offloadedJobs > offloadedBefore { executor.workerHasFlushed() }
-        for memtable in committed { try log.flushed(through: memtable.lastSequence) }
+        var releaseFailure: EngineError?
+        if let last = committed.last {
+            // Files that cannot be released take room, and keep nobody from writing.
+            do throws(EngineError) { try log.flushed(through: last.lastSequence) } catch { releaseFailure = error }
+        }
+        if let refusal {
+            if !committed.isEmpty { writes.roomFreed() }
+            throw refusal
+        }
         let manual = shared.withLock { shared in
             defer { shared.manual = [] }
             return shared.manual
@@ -225,7 +241,7 @@ final class ControlPlane: @unchecked Sendable {
         if space.isScarce { sealDeletions() }
         let (changed, compactionFailure) = try compactions.step(space: space)
         if !committed.isEmpty || changed { writes.roomFreed() }
-        judge(space, flushFailure, compactionFailure, progressed: !committed.isEmpty)
+        judge(space, flushFailure, compactionFailure ?? releaseFailure, progressed: !committed.isEmpty)
         setPace()
         writes.judged()
         answerWaiters(flushFailure ?? compactionFailure)
@@ -242,14 +258,15 @@ final class ControlPlane: @unchecked Sendable {
     /// Failed background work becomes a failure of writes when it would lose or stall them, and stops being
     /// one as soon as work succeeds again.
     private func judge(_ space: StorageSpace, _ flush: EngineError?, _ compaction: EngineError?, progressed: Bool) {
-        waitsForSpace = mayHopeForSpace(space)
+        let isJudging = isJudging.load(ordering: .acquiring)
+        waitsForSpace = isJudging && mayHopeForSpace(space)
         if waitsForSpace {
             if writes.currentFailure?.isOutOfSpace ?? false { writes.setFailure(nil) }
-        } else if space.isScarce {
+        } else if isJudging, space.isScarce {
             writes.setFailure(.io(operation: "write to", path: context.layout.root, code: ENOSPC))
         } else if let flush {
             writes.setFailure(flush)
-        } else if let failure = logFailure.withLock({ $0 }) {
+        } else if isJudging, let failure = logFailure.withLock({ $0 }) {
             writes.setFailure(failure)
         } else if writes.currentFailure != nil, flushes.isIdle || progressed {
             if case .readOnly = writes.currentFailure { return }
@@ -386,30 +403,38 @@ final class ControlPlane: @unchecked Sendable {
         var schedule = CommitSchedule(
             intervalNanoseconds: UInt64(interval) * 1_000_000, now: monotonicNanoseconds(),
             visible: context.region.visibleSequence)
-        var pause = schedule.lookMilliseconds
+        var nextTry: UInt64 = 0
         while true {
             // Before the look at the flag: a ring after it ends the wait.
             let ticket = logBell.ticket
             if isStopping.load(ordering: .acquiring) { return }
-            logBell.wait(since: ticket, milliseconds: pause)
+            logBell.wait(since: ticket, milliseconds: schedule.lookMilliseconds)
             if isStopping.load(ordering: .acquiring) { return }
-            pause = schedule.lookMilliseconds
+            log.tidy()
             // A failure is for the writers that wait for the log, and for the next sync, to tell.
             if hasLostMemory { try? log.append(through: context.region.visibleSequence) }
-            if schedule.isDue(monotonicNanoseconds(), durable: log.durableSequence) {
+            var now = monotonicNanoseconds()
+            var isCaughtUp = false
+            if now >= nextTry, schedule.isDue(now, durable: log.durableSequence) {
                 do throws(EngineError) {
                     try log.sync()
-                    if logFailure.withLock({ $0.take() }) != nil { context.jobs.ringFinished() }
+                    isCaughtUp = true
                 } catch {
                     // A log that cannot be written breaks the promise of the commit interval: say so to writers,
                     // for as long as it is so.
                     logFailure.withLock { $0 = error }
                     context.jobs.ringFinished()
                     // Every try begins another file.
-                    pause = max(interval / 2, 5)
+                    nextTry = now + UInt64(max(interval / 2, 5)) * 1_000_000
                 }
             }
-            let now = monotonicNanoseconds()
+            // Also when somebody else's sync or a flush has come first: nothing is due then, and nobody would try.
+            isCaughtUp = isCaughtUp || log.durableSequence >= context.region.visibleSequence
+            if isCaughtUp, logFailure.withLock({ $0.take() }) != nil {
+                nextTry = 0
+                context.jobs.ringFinished()
+            }
+            now = monotonicNanoseconds()
             schedule.looked(now, visible: context.region.visibleSequence)
         }
     }

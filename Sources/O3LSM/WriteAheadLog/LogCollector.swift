@@ -26,10 +26,11 @@ struct LogCollector {
         self.position = position
     }
 
-    /// Everything up to `sequence` is durable by other means (a flush): the log need not hold it.
+    /// Everything up to `sequence` is durable by other means (a flush): the log need not hold it, nor the memtable it is in.
     mutating func skip(to sequence: SequenceNumber) {
-        guard sequence > position else { return }
-        position = sequence
+        let isAtEnd = memtable.map { $0.lastSequence != 0 && $0.lastSequence <= position } ?? false
+        guard sequence > position || isAtEnd else { return }
+        position = max(position, sequence)
         memtable = nil
         cursors = []
     }

@@ -13,7 +13,14 @@ final class LogFiles {
     }
     /// Ascending.
     private var closed: [Closed] = []
-    private var current: (writer: LogWriter, number: UInt64, lastSequence: SequenceNumber)?
+    private var current: Current?
+    private struct Current {
+        var writer: LogWriter
+        var number: UInt64
+        /// Of the records in it; 0 while there are none.
+        var firstSequence: SequenceNumber = 0
+        var lastSequence: SequenceNumber = 0
+    }
     private var nextNumber: UInt64
     /// Files whose contents nobody needs; they have the names of free logs, so that nobody takes them for others.
     private var recyclable: [UInt64] = []
@@ -83,12 +90,15 @@ final class LogFiles {
 
     /// Appends one record to the newest file, or to a new one when that is full.
     ///
-    /// - Parameter lastSequence: the greatest sequence in the record.
-    func append(_ payload: UnsafeRawBufferPointer, lastSequence: SequenceNumber) throws(EngineError) {
+    /// - Parameter sequences: those of the record.
+    func append(
+        _ payload: UnsafeRawBufferPointer, sequences: ClosedRange<SequenceNumber>
+    ) throws(EngineError) {
         if let current, current.writer.size >= fileSize { try finishCurrent() }
         if current == nil { try begin() }
+        if current?.firstSequence == 0 { current?.firstSequence = sequences.lowerBound }
+        current?.lastSequence = sequences.upperBound
         try current?.writer.append(payload)
-        current?.lastSequence = lastSequence
     }
 
     /// Returns when everything that was appended survives the death of this process.
@@ -98,17 +108,26 @@ final class LogFiles {
     func sync() throws(EngineError) { try current?.writer.sync() }
 
     /// Everything up to `sequence` is in tables: files that hold nothing else are recycled or removed.
+    ///
+    /// - Throws: why one of them could not be; the others have been.
     func release(through sequence: SequenceNumber) throws(EngineError) {
-        while let index = closed.firstIndex(where: { $0.lastSequence <= sequence }) {
-            let number = closed[index].number
-            if recyclable.count < LogFiles.maximumRecyclable {
-                try storage.rename(layout.log(number), to: layout.freeLog(number))
-                recyclable.append(number)
-            } else {
-                try storage.delete(layout.log(number))
+        var failure: EngineError?
+        closed.removeAll { file in
+            guard file.lastSequence <= sequence else { return false }
+            do throws(EngineError) {
+                if recyclable.count < LogFiles.maximumRecyclable {
+                    try storage.rename(layout.log(file.number), to: layout.freeLog(file.number))
+                    recyclable.append(file.number)
+                } else {
+                    try storage.delete(layout.log(file.number))
+                }
+                return true
+            } catch {
+                failure = error
+                return false
             }
-            closed.remove(at: index)
         }
+        if let failure { throw failure }
     }
 
     /// Everything that was ever appended is in tables, and nothing will be: removes all files, the oldest first. Best
@@ -125,10 +144,17 @@ final class LogFiles {
 
     /// After a failed append or sync: what is in the newest file stays readable up to where it got, and the next
     /// record begins a new file, which is to repeat what the last sync did not cover.
-    func abandonCurrent() {
+    ///
+    /// - Parameter promised: nil, or the disk is full: then a file that holds nothing but what lies beyond this sequence,
+    ///   of which nobody was told that the log has it, goes. Those of many tries would take the room that comes free.
+    func abandonCurrent(promised: SequenceNumber? = nil) {
         guard let current else { return }
-        closed.append(Closed(number: current.number, lastSequence: current.lastSequence))
         self.current = nil
+        if let promised, current.firstSequence > promised || current.firstSequence == 0 {
+            try? current.writer.close()
+            do throws(EngineError) { return try storage.delete(layout.log(current.number)) } catch {}
+        }
+        closed.append(Closed(number: current.number, lastSequence: current.lastSequence))
     }
 
     /// A file is synced before the next one is begun: unless it was abandoned, only the newest has a torn tail.
@@ -151,7 +177,7 @@ final class LogFiles {
         do throws(EngineError) {
             let writer = try LogWriter(file: try makeFile(number), logNumber: number, kind: .writeAhead)
             try writer.sync()
-            current = (writer, number, 0)
+            current = Current(writer: writer, number: number)
         } catch {
             // Nothing is in it yet.
             try? storage.delete(layout.log(number))

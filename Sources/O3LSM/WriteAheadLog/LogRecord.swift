@@ -15,6 +15,8 @@ struct LogRecordBuilder: ~Copyable {
     private(set) var entries: UInt32 = 0
     private(set) var firstSequence: SequenceNumber = 0
     private(set) var lastSequence: SequenceNumber = 0
+    /// Of the entries; there must be some.
+    var sequences: ClosedRange<SequenceNumber> { firstSequence...lastSequence }
 
     static let headerBytes = 12
     static let entryHeaderBytes = 7

@@ -13,6 +13,7 @@ final class WriteAheadLog: @unchecked Sendable {
     private let region: Region
     private let options: Options
     private let files: LogFiles
+    private let versions: VersionSet
 
     private struct Leader: ~Copyable {
         var collector: LogCollector
@@ -37,8 +38,10 @@ final class WriteAheadLog: @unchecked Sendable {
     private static let recordBytes = 1 << 20
 
     init(
-        region: Region, options: Options, files: LogFiles, holder: ReadStateHolder, durableSequence: SequenceNumber
+        region: Region, options: Options, files: LogFiles, versions: VersionSet, holder: ReadStateHolder,
+        durableSequence: SequenceNumber
     ) {
+        self.versions = versions
         self.region = region
         self.options = options
         self.files = files
@@ -56,6 +59,8 @@ final class WriteAheadLog: @unchecked Sendable {
     ///   next call begins a new file and writes into it, from DM, all that is not durable.
     func sync() throws(EngineError) {
         requests.wrappingAdd(1, ordering: .relaxed)
+        // The log goes on from what is in tables.
+        try versions.settle()
         let wanted = region.visibleSequence
         if durable.load(ordering: .acquiring) >= wanted { return }
         try bringUpToDate(wanted, andSync: true)
@@ -66,6 +71,7 @@ final class WriteAheadLog: @unchecked Sendable {
     ///
     /// - Throws: as `sync`.
     func append(through sequence: SequenceNumber) throws(EngineError) {
+        try versions.settle()
         if appended.load(ordering: .acquiring) >= sequence { return }
         try bringUpToDate(sequence, andSync: false)
     }
@@ -89,6 +95,15 @@ final class WriteAheadLog: @unchecked Sendable {
     private func forgetFlushed(_ leader: inout Leader) throws(EngineError) {
         leader.collector.skip(to: durableSequence)
         try files.release(through: flushedSequence.load(ordering: .acquiring))
+    }
+
+    /// Lets go of what flushes have made durable, unless somebody writes the log. To be called now and then, for whoever
+    /// wrote it while a flush was committed may have looked before.
+    func tidy() {
+        leader.withLockIfAvailable { leader in
+            // What cannot be released is tried again.
+            try? forgetFlushed(&leader)
+        }
     }
 
     /// At the end, when everything is in tables: the log's files are removed.
@@ -118,7 +133,7 @@ final class WriteAheadLog: @unchecked Sendable {
                 return .success(())
             } catch {
                 let durable = durableSequence
-                files.abandonCurrent()
+                files.abandonCurrent(promised: error.isOutOfSpace ? appended.load(ordering: .acquiring) : nil)
                 leader.collector.rewind(to: durable)
                 return .failure(error)
             }
@@ -137,7 +152,7 @@ final class WriteAheadLog: @unchecked Sendable {
                 try leader.collector.collect(
                     into: &leader.record, upTo: end, targetBytes: WriteAheadLog.recordBytes)
             else { break }
-            try files.append(leader.record.payload, lastSequence: leader.record.lastSequence)
+            try files.append(leader.record.payload, sequences: leader.record.sequences)
             bytesWritten.wrappingAdd(UInt64(leader.record.count), ordering: .relaxed)
             leader.isSynced = false
         }

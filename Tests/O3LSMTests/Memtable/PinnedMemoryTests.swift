@@ -6,6 +6,22 @@ import Testing
 
 /// A region whose memtables are flushed and still read: a writer waits until the reader ends, and does nothing else.
 @Suite struct PinnedMemoryTests {
+    /// The log has read a memtable to its end when it is flushed: it does not keep its memory.
+    @Test func theLogHoldsNoFlushedMemtable() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        let free = database.statistics().dm.freeSlabs
+        for round in 1...3 {
+            for number in 0..<40 { try database.put(Array("key\(number)".utf8), [UInt8](repeating: 7, count: 20_000)) }
+            try database.sync()
+            try database.flush()
+            let deadline = monotonicNanoseconds() + 10_000_000_000
+            while database.statistics().dm.freeSlabs < free, monotonicNanoseconds() < deadline { usleep(10_000) }
+            #expect(database.statistics().dm.freeSlabs >= free, "round \(round)")
+        }
+        try database.close()
+    }
+
     @Test(.timeLimit(.minutes(2))) func writersWaitForReadersOfAFullRegion() throws {
         let store = TemporaryStore()
         var options = TemporaryStore.smallOptions

@@ -91,7 +91,7 @@ import Testing
         for number in 0..<records {
             let value = [UInt8](repeating: UInt8(truncatingIfNeeded: number), count: 512 << 10)
             let payload = Self.record(first + number, key(number), value)
-            try payload.withUnsafeBytes { try files.append($0, lastSequence: first + number) }
+            try payload.withUnsafeBytes { try files.append($0, sequences: first + number...first + number) }
             try files.sync()
         }
         let path = try #require(

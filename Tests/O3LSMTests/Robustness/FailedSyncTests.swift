@@ -123,6 +123,48 @@ import Testing
         }
     }
 
+    /// Nor is a manifest made durable by being read: on a full disk, where the next owner cannot write its own, a sync
+    /// that would rely on it says so.
+    @Test func aManifestInDoubtIsNoGroundForASync() throws {
+        defer { history.forgetRegion(memory) }
+        let first = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
+        for number in 1...3 { try first.write(history.batch(number)) }
+        storage.fail(.sync, path: "MANIFEST", code: EIO)
+        #expect(throws: EngineError.self) { try first.flush() }
+        abandon(first)
+        storage.heal()
+        storage.fail(.create, path: "MANIFEST", times: .max, code: ENOSPC)
+        let second = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
+        #expect(try NumberedHistory.contents(second) == history.model(after: 3))
+        #expect(second.core.versions.flushedSequence > 0, "the edit must be what others see")
+        for _ in 1...3 {
+            let error = #expect(throws: EngineError.self) { try second.sync() }
+            #expect(error?.posixCode == ENOSPC)
+        }
+        storage.heal()
+        try second.sync()
+        try second.write(history.batch(4), sync: true)
+        try expectAfterPowerLoss(4, "after the next owner's sync")
+        abandon(second)
+    }
+
+    /// What a full disk holds can be read, though nobody may write more: also without the memory of the last owner.
+    @Test func aFullDiskIsReadWithoutTheRegion() throws {
+        defer { history.forgetRegion(memory) }
+        let first = try open(storage)
+        try write(1...7, to: first)
+        try first.sync()
+        abandon(first)
+        history.forgetRegion(memory)
+        storage.leave(freeBytes: 0)
+        let second = try open(storage)
+        #expect(second.statistics().recovery.replayedEntries > 0)
+        #expect(try NumberedHistory.contents(second) == history.model(after: 7))
+        let error = #expect(throws: EngineError.self) { for number in 8...40 { try second.write(history.batch(number)) } }
+        #expect(error?.posixCode == ENOSPC)
+        abandon(second)
+    }
+
     /// A store on a disk without room for a manifest opens, removes nothing but attempts, and goes on when there is room.
     @Test func aFullDiskIsNoReasonNotToOpen() throws {
         defer { history.forgetRegion(memory) }

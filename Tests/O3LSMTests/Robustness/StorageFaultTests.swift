@@ -47,6 +47,29 @@ import Testing
         }
     }
 
+    /// The log fails once, and what it should have written becomes durable by somebody else's sync, or by a flush.
+    @Test(arguments: [false, true]) func writesGoOnWhenNothingWaitsForTheLog(byFlush: Bool) throws {
+        let memory = MemoryStorage()
+        let storage = FaultyStorage(memory)
+        let history = NumberedHistory(seed: 9)
+        defer { history.forgetRegion(memory) }
+        var options = NumberedHistory.options
+        options.commitIntervalMilliseconds = 2000
+        let database = try Database.open("/store", options: options, storage: storage)
+        storage.fail(.sync, path: ".log", code: EIO)
+        try database.write(history.batch(1))
+        while database.statistics().writeError == nil { usleep(1000) }
+        if byFlush { try database.flush() } else { try database.sync() }
+        let deadline = monotonicNanoseconds() + 20_000_000_000
+        var isWritten = false
+        while !isWritten, monotonicNanoseconds() < deadline {
+            isWritten = (try? database.write(history.batch(2))) != nil
+            usleep(10_000)
+        }
+        #expect(isWritten, "\(database.statistics().writeError ?? "no error")")
+        try database.close()
+    }
+
     /// A disk that is slow: each call in turn takes a quarter of a second, or every call of a kind takes longer. Others may
     /// overtake it, and nothing fails.
     @Test(arguments: operations) func slowCallsOnlyTakeLonger(operation: FaultyStorage.Operation) throws {

@@ -252,6 +252,23 @@ import Testing
         }
     }
 
+    /// Nor do the tries take what little room comes free meanwhile.
+    @Test(arguments: [FaultyStorage.Operation.append, .sync]) func triesOnAFullDiskLeaveNothing(
+        operation: FaultyStorage.Operation
+    ) throws {
+        let memory = try emptyStore()
+        let storage = FaultyStorage(memory)
+        let set = try create(storage)
+        try step(0, set)
+        storage.fail(operation, path: "MANIFEST", times: .max, code: ENOSPC)
+        for _ in 0..<10 { #expect(throws: EngineError.self) { try step(1, set) } }
+        #expect(try memory.list(layout.root).count { $0.hasPrefix("MANIFEST") } <= 2)
+        storage.heal()
+        try step(1, set)
+        #expect(try memory.list(layout.root).count { $0.hasPrefix("MANIFEST") } == 1)
+        #expect(Shape(try recover(memory.afterPowerLoss())) == Shape(set))
+    }
+
     @Test func otherFailuresMakeTheSetReadOnly() throws {
         for operation in [FaultyStorage.Operation.append, .sync] {
             let storage = FaultyStorage(try emptyStore())

@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 @testable import O3LSM
@@ -19,7 +20,7 @@ import Testing
 
     /// A record that says its own sequence.
     private func append(_ sequence: SequenceNumber, to files: LogFiles) throws {
-        try withUnsafeBytes(of: sequence.littleEndian) { try files.append($0, lastSequence: sequence) }
+        try withUnsafeBytes(of: sequence.littleEndian) { try files.append($0, sequences: sequence...sequence) }
     }
 
     /// What is in the files, file by file.
@@ -51,6 +52,37 @@ import Testing
         #expect(try storage.list(layout.logDirectory) == ["000005.log", "000006.log", "000007.log"])
         let again = try open(storage)
         #expect(try contents(again, storage).flatMap(\.sequences).filter { $0 > 16 } == Array(17...25))
+    }
+
+    /// One file that storage does not let go keeps no others.
+    @Test func aFileThatCannotBeReleasedIsTriedAgain() throws {
+        let memory = try emptyStore()
+        let storage = FaultyStorage(memory)
+        let files = try open(storage)
+        for sequence in 1...20 as ClosedRange<UInt64> { try append(sequence, to: files) }
+        try files.sync()
+        storage.fail(.rename, path: "000001", times: .max, code: EIO)
+        #expect(throws: EngineError.self) { try files.release(through: 16) }
+        #expect(try memory.list(layout.logDirectory) == ["000001.log", "000002.free", "000003.free", "000005.log"])
+        storage.heal()
+        try files.release(through: 16)
+        #expect(try memory.list(layout.logDirectory) == ["000002.free", "000003.free", "000005.log"])
+    }
+
+    /// What tries on a full disk have written is of use to nobody, unless somebody was told that it is there.
+    @Test func anAbandonedFileGoesOnAFullDiskIfNothingInItWasPromised() throws {
+        let storage = try emptyStore()
+        let files = try open(storage)
+        for sequence in 1...3 as ClosedRange<UInt64> { try append(sequence, to: files) }
+        files.abandonCurrent(promised: 0)
+        #expect(try storage.list(layout.logDirectory) == [])
+        for promised in [2, nil] as [UInt64?] {
+            for sequence in 1...3 as ClosedRange<UInt64> { try append(sequence, to: files) }
+            try files.sync()
+            files.abandonCurrent(promised: promised)
+        }
+        #expect(try storage.list(layout.logDirectory) == ["000002.log", "000003.log"])
+        #expect(try contents(try open(storage), storage).flatMap(\.sequences) == [1, 2, 3, 1, 2, 3])
     }
 
     @Test func freeFilesOfTheLastOwnerAreRemoved() throws {
