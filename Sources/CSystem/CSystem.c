@@ -11,11 +11,13 @@
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 const int32_t o3_O_DIRECT = O_DIRECT, o3_O_PATH = O_PATH, o3_O_TMPFILE = O_TMPFILE;
@@ -74,6 +76,31 @@ int o3_sync_file_range(int fd, int64_t offset, int64_t length) {
     return sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE) == -1 ? -errno : 0;
 }
 int o3_syncfs(int fd) { return syncfs(fd) == -1 ? -errno : 0; }
+// Between fork and _exit only system calls: other threads may hold any lock.
+static int wait_for_child(pid_t child) {
+    int status;
+    if (child < 0) return -errno;
+    while (waitpid(child, &status, 0) < 0)
+        if (errno != EINTR) return -errno;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+}
+int o3_syncfs_in_child(const char *path) {
+    pid_t child = fork();
+    if (child == 0) {
+        close_range(0, ~0U, 0);
+        int directory = open(path, O_RDONLY | O_DIRECTORY);
+        _exit(directory < 0 || syncfs(directory) != 0 ? errno : 0);
+    }
+    return wait_for_child(child);
+}
+int o3_umount_in_child(const char *path, int flags) {
+    pid_t child = fork();
+    if (child == 0) {
+        close_range(0, ~0U, 0);
+        _exit(umount2(path, flags) != 0 ? errno : 0);
+    }
+    return wait_for_child(child);
+}
 int o3_renameat2(const char *from, const char *to, uint32_t flags) {
     return renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) == -1 ? -errno : 0;
 }

@@ -31,6 +31,9 @@ public final class FileSystem: Sendable {
         public var rootPermissions: UInt32 = 0o755
         /// The kernel still counts files that an earlier process looked up for it: keep orphans.
         public var continuesEarlierMount = false
+        /// The store has lost what came last, and the kernel still knows it: numbers of files that are gone are not given out
+        /// again, or what is open would be another file.
+        public var mayHaveLostNumbers = false
         /// A file of lookup counts of the earlier process (`lookupCountsDescriptor`), owned from here on. Without
         /// one, files that were there when the mount was continued are kept as orphans when they lose their names,
         /// unless the kernel forgets more look-ups than were counted here.
@@ -102,7 +105,7 @@ public final class FileSystem: Sendable {
         blockSize = superblock.blockSize
         nameHash = superblock.nameHash
         cache = InodeCache(capacity: options.cachedInodes)
-        allocator = InodeAllocator(superblock, store: store)
+        allocator = InodeAllocator(superblock, store: store, mayHaveLostNumbers: options.mayHaveLostNumbers)
         usage = try Usage(superblock.limits, blockSize: superblock.blockSize, store)
         outcomes = try OutcomeLog(store, generation: options.generation, mayWrite: options.formatIfEmpty)
         // Without generations nobody will go on with the counts.

@@ -1,3 +1,4 @@
+import CSystem
 import Glibc
 
 /// Mounts of this process's view of the tree: what is mounted where, and how to remove it.
@@ -23,9 +24,13 @@ public enum MountTable {
     public static func entry(at path: String) -> Entry? { entries().last { $0.mountPoint == path } }
 
     /// Unmounts; nil, or why not. Without root by means of fusermount3(1). Refuses a busy mount (EBUSY).
+    ///
+    /// By another process: it waits until what programs have written is written back, also when this process serves the
+    /// mount and is killed meanwhile.
     public static func unmount(_ path: String) -> Errno? {
-        if umount2(path, umountNoFollow) == 0 { return nil }
-        let error = Errno.current
+        let result = o3_umount_in_child(path, umountNoFollow)
+        if result == 0 { return nil }
+        let error = Errno(abs(result))
         guard error.code == EPERM, geteuid() != 0 else { return error }
         return run("fusermount3", ["-u", "-q", "--", path]) ? nil : Errno(EBUSY)
     }
@@ -38,14 +43,6 @@ public enum MountTable {
         guard error.code == EPERM, geteuid() != 0 else { return error }
         return run("fusermount3", ["-u", "-q", "-z", "--", path]) ? nil : error
     }
-
-    static func isMounted(_ path: String, device: UInt64) -> Bool {
-        guard let entry = entry(at: path) else { return false }
-        return entry.device == device
-    }
-
-    /// The device number of the mount at `path`, found without a message to its file system.
-    static func device(of path: String) -> UInt64? { entry(at: path)?.device }
 
     // MNT_FORCE, MNT_DETACH and UMOUNT_NOFOLLOW of umount2(2), whose names Swift imports as an enumeration.
     private static let umountForce: Int32 = 1

@@ -28,6 +28,16 @@ final class RequestCounters: Sendable {
 
     deinit { cells.deallocate() }
 
+    private let current = Atomic<UInt32>(0)
+    /// The operation that the thread is at; 0: none.
+    var operation: UInt32 {
+        get { current.load(ordering: .relaxed) }
+        set { current.store(newValue, ordering: .relaxed) }
+    }
+
+    /// How often an operation has been done.
+    func count(of operation: fuse_opcode) -> UInt64 { value(Int(operation.rawValue), 0) }
+
     func add(_ opcode: UInt32, nanoseconds: UInt64) {
         increase(opcode, 0, by: 1)
         increase(opcode, 2, by: nanoseconds)

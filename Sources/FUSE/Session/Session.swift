@@ -27,6 +27,7 @@ public final class Session: @unchecked Sendable {
     /// What another process needs to go on with the session; nil if `SessionOptions.outlivesProcess` is not set,
     /// or the kernel cannot send requests again. The descriptors stay this object's.
     public let held: HeldSession?
+    private let identity: MountIdentity
     private let resends = ResendWatch()
     private let gate: ReaderGate
     private let stopping = Atomic<Bool>(false)
@@ -63,6 +64,7 @@ public final class Session: @unchecked Sendable {
         self.options = options
         self.gate = ReaderGate(workers: options.workerCount)
         self.workerCount = options.workerCount
+        self.identity = MountIdentity(options)
         self.handle = try makeHandle(options)
         guard fuse_session_mount(handle, self.mountPoint) == 0 else {
             fuse_session_destroy(handle)
@@ -107,6 +109,7 @@ public final class Session: @unchecked Sendable {
         self.operations = operations
         self.options = options
         self.held = held
+        identity = MountIdentity(options)
         mountPoint = held.mountPoint
         workerCount = held.descriptors.count - 1
         gate = ReaderGate(workers: workerCount)
@@ -170,7 +173,7 @@ public final class Session: @unchecked Sendable {
             return nil
         }
         // A connection that was cut leaves a dead mount in the tree.
-        if MountTable.isMounted(mountPoint, device: device) { MountTable.detach(mountPoint) }
+        if isMounted { MountTable.detach(mountPoint) }
         fuse_session_unmount(handle)
         operations.stop()
         return state.withLock { $0.failure }
@@ -189,7 +192,7 @@ public final class Session: @unchecked Sendable {
             return !state.unmountRequested
         }
         guard first else { return }
-        if MountTable.unmount(mountPoint) != nil { detach() }
+        if isMounted, MountTable.unmount(mountPoint) != nil { detach() }
         stopServing()
     }
 
@@ -211,25 +214,51 @@ public final class Session: @unchecked Sendable {
     /// Requests that the kernel has sent again, so far. Any thread.
     public var resentRequests: UInt64 { resends.count }
 
+    /// Has the kernel look up every name anew that it knows: what is behind names may have changed without its doing. A
+    /// kernel before Linux 6.16 goes on with what it knows.
+    public func expireNames() { NameEpoch.increase(on: held?.descriptors.first ?? fuse_session_fd(handle)) }
+
     /// Whether a thread found the mount gone.
     private let sawEnd = Atomic<Bool>(false)
     private var isClosed: Bool { sawEnd.load(ordering: .acquiring) }
     /// Whether the session was left to another process: it is still mounted. For the time after `wait`.
     public var isLeft: Bool { state.withLock { $0.isLeaving && $0.failure == nil } && !isClosed }
 
-    /// What the kernel calls the mount's device, once `start` has returned.
-    private let deviceNumber = Atomic<UInt64>(0)
-    private var device: UInt64 { deviceNumber.load(ordering: .relaxed) }
-
-    /// Takes a busy or dead mount out of the tree: writes back what it can, then cuts the connection.
-    private func detach() {
-        let descriptor = open(mountPoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        if descriptor >= 0 {
-            _ = o3_syncfs(descriptor)
-            close(descriptor)
-        }
-        MountTable.detach(mountPoint)
+    /// Whether what is seen at the mount point is this session's mount: somebody may have unmounted it and mounted something
+    /// else there, which the kernel may even give the same device number.
+    private var isMounted: Bool {
+        guard let entry = MountTable.entry(at: mountPoint) else { return false }
+        return identity.matches(entry)
     }
+
+    /// Takes a busy or dead mount out of the tree: has the kernel write back what programs have left in it, then cuts the
+    /// connection.
+    private func detach() {
+        // Recent kernels (seen: 6.18) begin to write a FUSE file system back, and do not wait for the end.
+        if o3_syncfs_in_child(mountPoint) == 0 { waitForWrites() }
+        if isMounted { MountTable.detach(mountPoint) }
+    }
+
+    /// Waits until no write has come for a while, or for half a minute: a program may go on writing.
+    private func waitForWrites() {
+        var written: UInt64?
+        var quietLooks = 0
+        for _ in 0..<Self.mostLooksForWrites {
+            usleep(20_000)
+            let (now, isWriting, isFinished) = state.withLock { state in
+                (
+                    state.counters.reduce(0) { $0 + $1.count(of: FUSE_WRITE) },
+                    state.counters.contains { $0.operation == FUSE_WRITE.rawValue }, state.isFinished
+                )
+            }
+            if isFinished { return }
+            quietLooks = now == written && !isWriting ? quietLooks + 1 : 0
+            if quietLooks == Self.quietLooks { return }
+            written = now
+        }
+    }
+    private static let quietLooks = 15
+    private static let mostLooksForWrites = 1500
 
     /// Lets the threads take no more requests, and interrupts those that wait for one: that of a mount which others go
     /// on with, or which is detached and still held by somebody, would never come back.
@@ -313,9 +342,10 @@ public final class Session: @unchecked Sendable {
     // MARK: Setting up
 
     private func raiseReadAhead() {
-        guard let number = MountTable.device(of: mountPoint) else { return }
-        deviceNumber.store(number, ordering: .relaxed)
-        guard options.readAheadKiB > 0 else { return }
+        guard options.readAheadKiB > 0, let entry = MountTable.entry(at: mountPoint), identity.matches(entry) else {
+            return
+        }
+        let number = entry.device
         let path = "/sys/class/bdi/\(major(number)):\(minor(number))/read_ahead_kb"
         let descriptor = open(path, O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return }

@@ -132,6 +132,7 @@ final class Worker {
         unique &= ~Resend.uniqueBit
         resends?.begin(isResent: isResent, opcode)
         readFlags(count)
+        counters.operation = opcode
         let start = monotonicNanoseconds()
         let whole = UnsafeRawBufferPointer(rebasing: buffer[..<count])
         if !MessageShape.isWhole(opcode, whole) {
@@ -144,6 +145,7 @@ final class Worker {
             fuse_session_process_buf(handle, &message)
         }
         counters.add(opcode, nanoseconds: monotonicNanoseconds() - start)
+        counters.operation = 0
         resends?.end(isResent: isResent)
     }
 

@@ -18,7 +18,13 @@ final class InodeAllocator: Sendable {
     private let state: Mutex<State>
     private let store: any KeyValueStore
 
-    init(_ superblock: Superblock, store: any KeyValueStore) {
+    /// What a store may have given out in the time that a loss of memory takes back, and much more.
+    private static let lostRange: UInt64 = 1 << 27
+
+    /// - Parameter mayHaveLostNumbers: somebody may know files by numbers from `superblock` on: none of these is given out.
+    init(_ superblock: Superblock, store: any KeyValueStore, mayHaveLostNumbers: Bool = false) {
+        var superblock = superblock
+        if mayHaveLostNumbers { superblock.nextInode = min(superblock.nextInode + Self.lostRange, inodeNumberEnd) }
         state = Mutex(State(next: superblock.nextInode, superblock: superblock))
         self.store = store
     }

@@ -1,3 +1,4 @@
+import FUSE
 import Glibc
 import O3FileSystem
 import O3LSM
@@ -196,6 +197,10 @@ final class DaemonReports: Sendable {
         }
         guard let program, program.hasPrefix("/"), access(program, X_OK) == 0 else {
             throw CommandError("an upgrade needs the absolute path of a program, not \(program ?? "none")")
+        }
+        // Who starts it would wait for the mount, and the mount for it.
+        guard let own = FUSE.MountTable.entry(at: mountpoint)?.device, Files.device(program) != own else {
+            throw CommandError("\(program) lies in the mount that it is to serve: give a program that lies elsewhere (--program)")
         }
         try supervision.setSuccessor(program)
         try spawnThread("o3-upgrade") { [database, leave] in

@@ -32,6 +32,9 @@ enum DaemonLauncher {
         }
     }
 
+    /// How often to look, every 10 ms, whether a child that failed has ended.
+    private static let mostLooks = 1000
+
     private static func spawn(statusDescriptor: Int32) -> Result<pid_t, CommandError> {
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -83,11 +86,20 @@ enum DaemonLauncher {
         }
     }
 
-    /// Waits for a child that failed, and says how it ended.
+    /// Waits for a child that failed, and says how it ended. A supervisor whose daemon failed with the mount made does not end:
+    /// it starts another one.
     @discardableResult
     private static func reap(_ child: pid_t) -> String {
         var status: Int32 = 0
-        while waitpid(child, &status, 0) < 0 { guard errno == EINTR else { return "unknown status" } }
+        var looks = 0
+        while true {
+            let found = waitpid(child, &status, WNOHANG)
+            if found == child { break }
+            guard found == 0 || errno == EINTR else { return "unknown status" }
+            looks += 1
+            guard looks < mostLooks else { return "its supervisor, process \(child), starts another one: see o3fs status" }
+            usleep(10_000)
+        }
         let signal = status & 0x7f
         return signal == 0 ? "exit status \((status >> 8) & 0xff)" : "signal \(signal)"
     }

@@ -137,10 +137,10 @@ struct MountCommand: ParsableCommand {
         let storePath = try resolvedStore ?? snapshotPath(Files.absolute(store))
         let mountpath = try resolvedMountpoint ?? MountPlan.check(mountpoint: mountpoint)
         var plan = MountPlan(store: storePath, mountpoint: mountpath)
-        try plan.checkNesting()
         if let logFile, !logFile.hasPrefix("/") {
             throw CommandError("--log-file must be an absolute path, not \(logFile)")
         }
+        try plan.checkNesting(logFile: resolvedMountpoint == nil ? logFile.map(Files.absolute) : nil)
         let mountOptions = try MountOptions(options + (snapshot == nil ? [] : ["ro"]), store: storePath)
         try mountOptions.checkPermitted()
         plan.engine = try engine.makeOptions()

@@ -30,7 +30,7 @@ struct MountDaemon {
         let database = try Database.open(plan.store, options: plan.engine, storage: storage)
         do {
             try redirectLog()
-            if !plan.engine.readOnly { GivenUpNote(store: plan.store).clear() }
+            GivenUpNote(store: plan.store).clear()
             // Holds no directory of the user's; every path is absolute.
             chdir("/")
             let isLeft = try serve(database, isNew: isNew)
@@ -60,7 +60,11 @@ struct MountDaemon {
             ledger.note(error)
             TroubleLog.report(error.descriptionForLog)
         }
-        let files = try FileSystem(database, options: fileSystemOptions(report))
+        // What the dead daemon had in memory is gone, and the kernel knows files of that time.
+        let isKernelAhead = supervision?.resumed != nil && database.statistics().recovery.source != "region"
+        var options = fileSystemOptions(report)
+        options.mayHaveLostNumbers = isKernelAhead
+        let files = try FileSystem(database, options: options)
         if isNew { status.note("made a new store at \(plan.store)") }
         let adapter = FileSystemAdapter(
             files, timeouts: plan.timeouts, shownOwner: plan.shownOwner, isReadOnly: plan.engine.readOnly,
@@ -77,6 +81,7 @@ struct MountDaemon {
             if !plan.engine.readOnly { try? files.close(goesOn: true) }
             throw error
         }
+        if isKernelAhead { session.expireNames() }
         supervision?.live(session, files)
         let reports = DaemonReports(
             database: database, files: files, ledger: ledger, store: plan.store, mountpoint: plan.mountpoint,

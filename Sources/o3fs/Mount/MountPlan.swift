@@ -55,7 +55,12 @@ struct MountPlan {
     }
 
     /// A store under its own mountpoint would be hidden by it, and its daemon would wait for itself.
-    func checkNesting() throws(CommandError) {
+    ///
+    /// - Parameter logFile: absolute and without symbolic links; the daemon would wait for it, too.
+    func checkNesting(logFile: String? = nil) throws(CommandError) {
+        if let logFile, logFile.hasPrefix(mountpoint + "/") {
+            throw CommandError("the log file \(logFile) lies under the mountpoint \(mountpoint)")
+        }
         if (store + "/").hasPrefix(mountpoint + "/") || mountpoint == "/" {
             throw CommandError("the store \(store) lies under its own mountpoint \(mountpoint)")
         }

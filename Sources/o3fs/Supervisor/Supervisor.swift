@@ -57,11 +57,18 @@ final class Supervisor: Sendable {
         var descriptors: [Int32] = []
         var statusDescriptor = statusDescriptor
         // What the next daemon is, and what has gone on with the mount before.
-        var program = Self.ownProgram
-        var proven = Self.ownProgram
+        var program = SupervisedProgram.own
+        var proven = SupervisedProgram.own
+        // Daemons in a row that did not come to serve.
+        var failures = 0
         while true {
             let started = try start(program, statusDescriptor)
-            program = started.program
+            if let reason = started.refusal {
+                beginning.deaths += 1
+                beginning.cause = "\(program.name) cannot be started: \(reason)"
+                TroubleLog.report("\(beginning.cause): back to the old program")
+                program = started.program
+            }
             if let descriptor = statusDescriptor { close(descriptor) }
             statusDescriptor = nil
             // One that was not told who it is would wait for ever, and so would its supervisor.
@@ -70,20 +77,24 @@ final class Supervisor: Sendable {
             let status = Self.wait(for: started.daemon)
             state.withLock { $0.daemon = nil }
             if outcome.isReady { proven = program }
+            failures = outcome.isReady ? 0 : failures + 1
             if outcome.isOver || beginning.kept == nil { return Self.exitStatus(status) }
 
             beginning.generation += 1
             beginning.endNanoseconds = monotonicNanoseconds()
             if let next = outcome.upgrade, status == 0 {
                 beginning.cause = "upgrade"
-                program = next
+                program = SupervisedProgram(path: next)
                 continue
             }
             beginning.deaths += 1
             beginning.cause = outcome.lastWords ?? (outcome.isStuck ? "a start that did not go on" : Self.describe(status))
             if program != proven {
-                TroubleLog.report("\(program) cannot go on with the mount (\(beginning.cause)): back to the old program")
+                TroubleLog.report("\(program.name) cannot go on with the mount (\(beginning.cause)): back to the old program")
                 program = proven
+            } else if failures > 1, program != .own {
+                TroubleLog.report("\(program.name) does not go on with the mount any more (\(beginning.cause)): back to the first program")
+                (program, proven) = (.own, .own)
             }
             guard limit.forgives(deathAt: beginning.endNanoseconds, wasReady: outcome.isReady) else {
                 giveUp(limit, beginning)
@@ -157,28 +168,31 @@ final class Supervisor: Sendable {
 
     // MARK: Processes
 
-    /// The running program itself, whatever has become of its file.
-    private static let ownProgram = "/proc/self/exe"
-
     private struct Started {
         var daemon: pid_t
         var link: SupervisorLink
         /// The one asked for, or this one in its stead.
-        var program: String
+        var program: SupervisedProgram
+        /// Why it is not the one asked for.
+        var refusal: String?
     }
 
     /// Starts a daemon. With a mount at stake (after the first one) as often as it takes: a machine that is short of
     /// processes, memory or descriptors is waited for.
-    private func start(_ program: String, _ statusDescriptor: Int32?) throws(CommandError) -> Started {
+    private func start(_ program: SupervisedProgram, _ statusDescriptor: Int32?) throws(CommandError) -> Started {
         var program = program
+        var refusal: String?
         while true {
             do throws(StartFailure) {
                 let (daemon, link) = try startOnce(program, statusDescriptor)
-                return Started(daemon: daemon, link: link, program: program)
+                return Started(daemon: daemon, link: link, program: program, refusal: refusal)
             } catch {
                 if state.withLock({ !$0.hasStarted }) { throw CommandError(error.what, errno: error.code) }
                 // Another program may be gone, or be none; what the machine lacks will come back.
-                if !StartFailure.passing.contains(error.code) { program = Self.ownProgram }
+                if !StartFailure.passing.contains(error.code), program != .own {
+                    refusal = String(cString: strerror(error.code))
+                    program = .own
+                }
                 usleep(Self.retryMicroseconds)
             }
         }
@@ -193,7 +207,7 @@ final class Supervisor: Sendable {
         static let passing = [EAGAIN, ENOMEM, ENFILE, EMFILE, ENOBUFS, EINTR]
     }
 
-    private func startOnce(_ program: String, _ statusDescriptor: Int32?) throws(StartFailure) -> (pid_t, SupervisorLink) {
+    private func startOnce(_ program: SupervisedProgram, _ statusDescriptor: Int32?) throws(StartFailure) -> (pid_t, SupervisorLink) {
         var ends: [Int32] = [-1, -1]
         let result = ends.withUnsafeMutableBufferPointer { o3_socket_pair($0.baseAddress) }
         guard result == 0 else { throw StartFailure(what: "make a socket", code: -result) }
@@ -210,7 +224,9 @@ final class Supervisor: Sendable {
         return (daemon, link)
     }
 
-    private func spawn(_ program: String, link: Int32, _ statusDescriptor: Int32?, _ child: inout pid_t) -> Int32 {
+    private func spawn(
+        _ program: SupervisedProgram, link: Int32, _ statusDescriptor: Int32?, _ child: inout pid_t
+    ) -> Int32 {
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
@@ -222,22 +238,18 @@ final class Supervisor: Sendable {
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
         DaemonLauncher.closeOnExec()
-        // Both may lie on the other's place: to a free one first.
-        let spare: Int32 = 900
-        posix_spawn_file_actions_adddup2(&actions, link, spare)
-        if let statusDescriptor {
-            posix_spawn_file_actions_adddup2(&actions, statusDescriptor, spare + 1)
-            posix_spawn_file_actions_adddup2(&actions, spare + 1, 3)
-            posix_spawn_file_actions_addclose(&actions, spare + 1)
-        }
-        posix_spawn_file_actions_adddup2(&actions, spare, Self.linkDescriptor)
-        posix_spawn_file_actions_addclose(&actions, spare)
+        // Both may lie on the other's place: to free ones first.
+        let places = [link, statusDescriptor].map { $0.map { fcntl($0, F_DUPFD_CLOEXEC, Self.linkDescriptor + 1) } }
+        defer { for place in places { if let place, place >= 0 { close(place) } } }
+        if places.contains(-1) { return errno }
+        if let place = places[0] { posix_spawn_file_actions_adddup2(&actions, place, Self.linkDescriptor) }
+        if let place = places[1] { posix_spawn_file_actions_adddup2(&actions, place, 3) }
         var list = ([CommandLine.arguments.first ?? "o3fs"] + arguments).map { strdup($0) }
             as [UnsafeMutablePointer<CChar>?]
         if statusDescriptor != nil { list += [strdup("--status-fd"), strdup("3")] }
         list.append(nil)
         defer { for argument in list { free(argument) } }
-        return Daemons.withEnvironment { posix_spawn(&child, program, &actions, &attributes, list, $0) }
+        return Daemons.withEnvironment { posix_spawn(&child, program.executable, &actions, &attributes, list, $0) }
     }
 
     private static func wait(for child: pid_t) -> Int32 {

@@ -31,6 +31,12 @@ enum Files {
         return lstat(path, &info) == 0 ? Int(info.st_size) : 0
     }
 
+    /// The device of the file system that a file lies on; nil for one that cannot be looked at.
+    static func device(_ path: String) -> UInt64? {
+        var info = stat()
+        return stat(path, &info) == 0 ? UInt64(info.st_dev) : nil
+    }
+
     /// Whether a store may be made at this path without touching anything.
     static func isMissingOrEmptyDirectory(_ path: String) -> Bool {
         if access(path, F_OK) != 0 { return errno == ENOENT }

@@ -67,6 +67,15 @@ enum Machine {
     /// Whether a daemon can be made to die at a point of its work.
     static let hasFaultPoints = canMount && O3FSBinary.withFaultPoints != nil
 
+    /// The version of the running kernel: 6.18.44 is (6, 18).
+    static let kernel: (Int, Int) = {
+        var name = utsname()
+        uname(&name)
+        let release = withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        let numbers = release.split(separator: ".").compactMap { Int($0.prefix(while: \.isNumber)) }
+        return numbers.count > 1 ? (numbers[0], numbers[1]) : (0, 0)
+    }()
+
     /// Whether a private mount namespace can be made, with file systems of our own in it.
     static let canUnshare: Bool = isRoot && ((try? Shell.run(["unshare", "-m", "true"]).status) == 0)
 }

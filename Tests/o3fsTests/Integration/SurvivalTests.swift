@@ -308,6 +308,38 @@ extension MountTests {
             try O3FSBinary.succeed("check", mount.store)
         }
 
+        /// What cannot be started is said to be none, and one that would wait for the mount which it is to serve is refused.
+        @Test func whatIsNoProgramDoesNotGoOn() throws {
+            let mount = try Self.mount()
+            let text = mount.directory.path + "/text"
+            try Data("no program".utf8).write(to: URL(fileURLWithPath: text))
+            chmod(text, 0o755)
+            for program in [text, mount.directory.path] {
+                let failed = try O3FSBinary.run("upgrade", mount.path, "--program", program)
+                #expect(failed.status != 0 && failed.errors.contains("cannot be started"), "\(failed)")
+            }
+            try FileManager.default.copyItem(atPath: try #require(O3FSBinary.path), toPath: mount("o3fs"))
+            let refused = try O3FSBinary.run("upgrade", mount.path, "--program", mount("o3fs"))
+            #expect(refused.status != 0 && refused.errors.contains("lies in the mount"), "\(refused)")
+            #expect(FileManager.default.fileExists(atPath: mount("o3fs")))
+        }
+
+        /// The program that serves is the one that is started after a death, whatever lies under its name by then.
+        @Test func aProgramThatWasReplacedGoesOn() throws {
+            let mount = try Self.mount()
+            let program = mount.directory.path + "/new"
+            try FileManager.default.copyItem(atPath: try #require(O3FSBinary.path), toPath: program)
+            try O3FSBinary.succeed("upgrade", mount.path, "--program", program)
+            try FileManager.default.removeItem(atPath: program)
+            try FileManager.default.copyItem(atPath: "/bin/false", toPath: program)
+            let daemon = try mount.daemonProcess()
+            kill(daemon, SIGKILL)
+            try waitFor("another daemon") { (try? mount.daemonProcess()).map { $0 != daemon } ?? false }
+            let running = try FileManager.default.destinationOfSymbolicLink(
+                atPath: "/proc/\(try mount.daemonProcess())/exe")
+            #expect(running == program + " (deleted)")
+        }
+
         /// fio verifies, git and sqlite3 work, with dirty pages in the kernel; see the script.
         @Test(.enabled(if: ["fio", "git", "jq", "python3", "sqlite3"].allSatisfy(Shell.has)), .timeLimit(.minutes(5)))
         func programsSeeNoError() throws {
