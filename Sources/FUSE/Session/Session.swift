@@ -174,7 +174,8 @@ public final class Session: @unchecked Sendable {
         }
         // A connection that was cut leaves a dead mount in the tree.
         if isMounted { MountTable.detach(mountPoint) }
-        fuse_session_unmount(handle)
+        // libfuse would unmount what somebody has mounted over it.
+        if MountTable.entry(at: mountPoint) == nil || isClosed { fuse_session_unmount(handle) }
         operations.stop()
         return state.withLock { $0.failure }
     }

@@ -129,7 +129,7 @@ final class WriteAheadLog: @unchecked Sendable {
             let reached = mustSync ? durable.load(ordering: .acquiring) : appended.load(ordering: .acquiring)
             if reached >= wanted { return .success(()) }
             do throws(EngineError) {
-                try write(&leader, andSync: mustSync)
+                if let damage = try write(&leader, andSync: mustSync) { return .failure(damage) }
                 return .success(())
             } catch {
                 let durable = durableSequence
@@ -141,17 +141,35 @@ final class WriteAheadLog: @unchecked Sendable {
         try outcome.get()
     }
 
-    private func write(_ leader: inout Leader, andSync mustSync: Bool) throws(EngineError) {
+    /// Writes what is published, and syncs it if it must.
+    ///
+    /// - Returns: what is wrong with memory; everything before that was written.
+    /// - Throws: why storage could not take it.
+    private func write(_ leader: inout Leader, andSync mustSync: Bool) throws(EngineError) -> EngineError? {
         let end = region.visibleSequence
+        var damage: EngineError?
+        var targetBytes = Self.recordBytes
         // What cannot be released is no failure of the log; the next flush tries again, and tells.
         defer { try? forgetFlushed(&leader) }
         while leader.collector.position < end {
             try? forgetFlushed(&leader)
             leader.record.clear()
-            guard
-                try leader.collector.collect(
-                    into: &leader.record, upTo: end, targetBytes: WriteAheadLog.recordBytes)
-            else { break }
+            let reached = leader.collector.position
+            do throws(EngineError) {
+                guard
+                    try leader.collector.collect(
+                        into: &leader.record, upTo: end, targetBytes: targetBytes)
+                else { break }
+            } catch {
+                leader.collector.rewind(to: reached)
+                if targetBytes > 1 {
+                    // Batch by batch, up to the damaged one.
+                    targetBytes = 1
+                    continue
+                }
+                damage = error
+                break
+            }
             try files.append(leader.record.payload, sequences: leader.record.sequences)
             bytesWritten.wrappingAdd(UInt64(leader.record.count), ordering: .relaxed)
             leader.isSynced = false
@@ -169,6 +187,7 @@ final class WriteAheadLog: @unchecked Sendable {
             WriteAheadLog.raise(durable, to: leader.collector.position)
             region.noteDurable(leader.collector.position)
         }
+        return damage
     }
 
     private func raiseDurable(to sequence: SequenceNumber) {

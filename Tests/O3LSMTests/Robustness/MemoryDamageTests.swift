@@ -73,6 +73,30 @@ import Testing
         try again.close()
     }
 
+    /// The log holds what precedes the damage, and trying again writes nothing again.
+    @Test func theLogEndsBeforeTheDamage() throws {
+        let store = TemporaryStore("logdamage")
+        let database = try Self.filled(store, isSynced: false)
+        try Self.damage(.value, database)
+        var logged: Set<UInt64> = []
+        for _ in 0..<5 {
+            let error = #expect(throws: EngineError.self) { try database.sync() }
+            let isCorruption = if case .corruption = error { true } else { false }
+            #expect(isCorruption, "\(String(describing: error))")
+            logged.insert(database.statistics().wal.bytesWritten)
+        }
+        #expect(logged.count == 1)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: store.path + "/wal").count == 1)
+        let region = database.core.region
+        abandon(database)
+        region.unlink()
+        let again = try store.open()
+        let first = try #require((0..<Self.count).first { try again.get(Self.key($0)) == nil && !Self.isDeleted($0) })
+        #expect(first > 100 && first < Self.count)
+        for number in first..<Self.count { #expect(try again.get(Self.key(number)) == nil) }
+        abandon(again)
+    }
+
     /// Neither DM nor the log has it: no more writes, reads go on, and there is a way out.
     @Test func whatIsLostIsSaidInOneSentence() throws {
         let store = TemporaryStore()
