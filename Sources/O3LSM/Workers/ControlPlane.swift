@@ -410,7 +410,8 @@ final class ControlPlane: @unchecked Sendable {
             if isStopping.load(ordering: .acquiring) { return }
             logBell.wait(since: ticket, milliseconds: schedule.lookMilliseconds)
             if isStopping.load(ordering: .acquiring) { return }
-            log.tidy()
+            // What cannot be released is tried again, and told by the next flush.
+            try? log.tidy()
             // A failure is for the writers that wait for the log, and for the next sync, to tell.
             if hasLostMemory { try? log.append(through: context.region.visibleSequence) }
             var now = monotonicNanoseconds()

@@ -81,13 +81,7 @@ final class WriteAheadLog: @unchecked Sendable {
     func flushed(through sequence: SequenceNumber) throws(EngineError) {
         WriteAheadLog.raise(flushedSequence, to: sequence)
         raiseDurable(to: sequence)
-        let outcome = leader.withLockIfAvailable { leader -> Result<Void, EngineError> in
-            do throws(EngineError) {
-                try forgetFlushed(&leader)
-                return .success(())
-            } catch { return .failure(error) }
-        }
-        try outcome?.get()
+        try tidy()
     }
 
     /// Writes nothing any more of what flushes have made durable, and lets go of the memory it is in; files that hold
@@ -99,11 +93,16 @@ final class WriteAheadLog: @unchecked Sendable {
 
     /// Lets go of what flushes have made durable, unless somebody writes the log. To be called now and then, for whoever
     /// wrote it while a flush was committed may have looked before.
-    func tidy() {
-        leader.withLockIfAvailable { leader in
-            // What cannot be released is tried again.
-            try? forgetFlushed(&leader)
+    ///
+    /// - Throws: why a file of the log could not be released; it is tried again.
+    func tidy() throws(EngineError) {
+        let outcome = leader.withLockIfAvailable { leader -> Result<Void, EngineError> in
+            do throws(EngineError) {
+                try forgetFlushed(&leader)
+                return .success(())
+            } catch { return .failure(error) }
         }
+        try outcome?.get()
     }
 
     /// At the end, when everything is in tables: the log's files are removed.
