@@ -75,8 +75,7 @@ int o3_fallocate(int fd, int mode, int64_t offset, int64_t length) {
 int o3_sync_file_range(int fd, int64_t offset, int64_t length) {
     return sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE) == -1 ? -errno : 0;
 }
-int o3_syncfs(int fd) { return syncfs(fd) == -1 ? -errno : 0; }
-// Between fork and _exit only system calls: other threads may hold any lock.
+
 static int wait_for_child(pid_t child) {
     int status;
     if (child < 0) return -errno;
@@ -84,6 +83,7 @@ static int wait_for_child(pid_t child) {
         if (errno != EINTR) return -errno;
     return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
 }
+// Between fork and _exit only system calls: other threads may hold any lock.
 int o3_syncfs_in_child(const char *path) {
     pid_t child = fork();
     if (child == 0) {

@@ -76,9 +76,7 @@ void o3_tune_allocator(void);
 int o3_fallocate(int fd, int mode, int64_t offset, int64_t length);
 /// Starts writing the range back to storage without waiting for it.
 int o3_sync_file_range(int fd, int64_t offset, int64_t length);
-/// Everything of the file system that `fd` lies on survives power loss on return.
-int o3_syncfs(int fd);
-/// As `o3_syncfs` with the directory `path`, and umount2(2), by a child that keeps no descriptor of this process: where they
+/// syncfs(2) with the directory `path`, and umount2(2), by a child that keeps no descriptor of this process: where they
 /// wait for this very process, its death ends the wait. 0, or an errno; -errno when there is no child.
 int o3_syncfs_in_child(const char *path);
 int o3_umount_in_child(const char *path, int flags);
