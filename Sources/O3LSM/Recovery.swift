@@ -13,11 +13,7 @@ extension EngineCore {
         let tables = TableCache(
             storage: storage, layout: layout, capacity: min(options.maximumOpenTables, DescriptorLimit.tables),
             blockCache: BlockCache(capacity: options.cacheSize))
-        let obsolete = ObsoleteFiles { number in
-            tables.evict(number: number)
-            // Best effort: a file that stays is removed at the next start, when no version names it.
-            try? storage.delete(layout.table(number))
-        }
+        let obsolete = ObsoleteFiles(layout: layout, storage: storage, tables: tables)
         // IDENTITY is written last: a store that has one is complete.
         let versions =
             isNew
@@ -29,7 +25,7 @@ extension EngineCore {
             : try StoreIdentity.load(from: layout.identity, storage: storage)
         if isNew { try syncParent(layout, storage) }
         if !options.readOnly {
-            try versions.removeOrphans()
+            try versions.removeOrphans { obsolete.add(orphan: $0) }
             try SnapshotDirectory(store: path, storage: storage).removeLeftovers()
         }
 

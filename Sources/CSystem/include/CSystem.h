@@ -14,6 +14,7 @@
 
 extern const int32_t o3_O_NOATIME, o3_O_DIRECT, o3_O_PATH, o3_O_TMPFILE, o3_SEEK_DATA, o3_SEEK_HOLE;
 extern const int32_t o3_FALLOC_FL_KEEP_SIZE, o3_FALLOC_FL_PUNCH_HOLE, o3_FALLOC_FL_ZERO_RANGE;
+extern const int32_t o3_MADV_COLLAPSE;
 extern const uint32_t o3_RENAME_NOREPLACE, o3_RENAME_EXCHANGE, o3_RENAME_WHITEOUT;
 
 // MARK: Futex. `address` may lie in memory shared between processes.

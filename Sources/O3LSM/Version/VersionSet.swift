@@ -315,15 +315,19 @@ final class VersionSet: Sendable {
     /// The current version is written into a new manifest first, unless this owner has done so: power loss could bring
     /// back an older one, which names tables that the current one does not. Where there is no room for it, only files of
     /// attempts go, for no manifest names them; a later call removes the rest.
-    func removeOrphans() throws(EngineError) {
+    ///
+    /// - Parameter later: takes the paths of tables, and of attempts at them, that may now be removed at any time, since their
+    ///   numbers are not given out again; nil: they are removed here.
+    func removeOrphans(later: ((String) -> Void)? = nil) throws(EngineError) {
         let live = liveFileNumbers()
+        var attempts: [String] = []
         var tables: [String] = []
         for name in try storage.list(layout.tableDirectory) {
             let path = layout.tableDirectory + "/" + name
             guard let number = StoreLayout.tableNumber(in: name) else { continue }
             if name.hasSuffix(StoreLayout.attemptSuffix) {
-                // Of an attempt that nobody waits for any more; a late worker may be removing it itself.
-                try? storage.delete(path)
+                raiseNextFile(above: number)
+                attempts.append(path)
             } else if layout.table(number) == path, !live.contains(number) {
                 raiseNextFile(above: number)
                 tables.append(path)
@@ -339,12 +343,27 @@ final class VersionSet: Sendable {
                 others.append((path, number))
             }
         }
+        // Of attempts that nobody waits for any more; a late worker may be removing them itself.
+        func removeAttempts() {
+            for path in attempts { try? storage.delete(path) }
+            attempts = []
+        }
         do throws(EngineError) { try settleManifest() } catch {
+            removeAttempts()
             guard error.isOutOfSpace else { throw error }
-            return
+            // They may have been what filled the disk.
+            do throws(EngineError) { try settleManifest() } catch {
+                guard error.isOutOfSpace else { throw error }
+                return
+            }
         }
         let manifests = committer.withLock { $0.manifestNumbers }
-        for path in tables { try storage.delete(path) }
+        if let later {
+            for path in attempts + tables { later(path) }
+        } else {
+            removeAttempts()
+            for path in tables { try storage.delete(path) }
+        }
         for (path, manifest) in others where manifest.map({ !manifests.contains($0) }) ?? true {
             // The new manifest has taken the place of some of them.
             if storage.exists(path) { try storage.delete(path) }

@@ -463,22 +463,3 @@ final class Completion: Sendable {
         return error.withLock { $0 }
     }
 }
-
-/// Tables that no version names any more, on their way to being removed. They arrive from wherever the
-/// last reader let go, and are removed by the control plane, so that no reader waits for a disk.
-final class ObsoleteFiles: Sendable {
-    private let numbers = Mutex<[UInt64]>([])
-    private let remove: @Sendable (UInt64) -> Void
-
-    init(remove: @escaping @Sendable (UInt64) -> Void) { self.remove = remove }
-
-    func add(_ number: UInt64) { numbers.withLock { $0.append(number) } }
-
-    func removeAll() {
-        let due = numbers.withLock { numbers in
-            defer { numbers = [] }
-            return numbers
-        }
-        for number in due { remove(number) }
-    }
-}
