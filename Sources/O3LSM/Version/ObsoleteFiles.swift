@@ -26,15 +26,22 @@ final class ObsoleteFiles: Sendable {
     func add(orphan path: String) { due.withLock { $0.orphans.append(path) } }
 
     /// Best effort: a file that stays is removed at the next start, when no version names it.
-    func removeAll() {
-        let due = due.withLock { due in
-            defer { due = Due() }
-            return due
+    ///
+    /// - Parameter orphanLimit: files of a crash to remove at most: there may be hundreds.
+    /// - Returns: whether there are more.
+    @discardableResult
+    func removeAll(orphanLimit: Int = .max) -> Bool {
+        let (numbers, orphans, isMore) = due.withLock { due in
+            let orphans = due.orphans.suffix(orphanLimit)
+            due.orphans.removeLast(orphans.count)
+            defer { due.tables = [] }
+            return (due.tables, orphans, !due.orphans.isEmpty)
         }
-        for number in due.tables {
+        for number in numbers {
             tables.evict(number: number)
             try? storage.delete(layout.table(number))
         }
-        for path in due.orphans { try? storage.delete(path) }
+        for path in orphans { try? storage.delete(path) }
+        return isMore
     }
 }

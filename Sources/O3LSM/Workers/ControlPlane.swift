@@ -181,7 +181,7 @@ final class ControlPlane: @unchecked Sendable {
             let ticket = context.jobs.finishedTicket
             if isStopping.load(ordering: .acquiring) { return }
             do throws(EngineError) { try step() } catch { stopWriting(error) }
-            obsolete.removeAll()
+            let hasOrphans = obsolete.removeAll(orphanLimit: 1)
             let now = monotonicNanoseconds()
             if now - lastBeat > 1_000_000_000 {
                 NodeTable(context.region).beat(node)
@@ -189,7 +189,7 @@ final class ControlPlane: @unchecked Sendable {
                 lastBeat = now
             }
             context.jobs.waitForFinish(
-                since: ticket, milliseconds: flushes.mustLookAgain ? 1 : ControlPlane.idleMilliseconds)
+                since: ticket, milliseconds: flushes.mustLookAgain || hasOrphans ? 1 : ControlPlane.idleMilliseconds)
         }
     }
 

@@ -146,6 +146,53 @@ import Testing
         #expect(again.newFileNumber() > 90_000)
     }
 
+    /// The owner goes on to its work, and gives out no number of a file that is still to be removed.
+    @Test func orphansCanBeLeftToOthers() throws {
+        let storage = try emptyStore()
+        let set = try create(storage)
+        try step(0, set)
+        let orphans = [layout.table(70_000), layout.table(95_000, attempt: 7)]
+        for path in orphans + [layout.manifest(80_000)] { storage.set(path, to: [1]) }
+        let again = try recover(storage)
+        var later: [String] = []
+        try again.removeOrphans { later.append($0) }
+        #expect(Set(later) == Set(orphans))
+        for path in orphans { #expect(storage.exists(path)) }
+        // Numbers of manifests are given out at once, so these go at once.
+        #expect(!storage.exists(layout.manifest(80_000)))
+        #expect(again.newFileNumber() > 95_000)
+    }
+
+    /// What unfinished jobs have left may be all that fills the disk.
+    @Test func attemptsMakeRoomForTheManifest() throws {
+        let memory = try emptyStore()
+        let storage = FaultyStorage(memory)
+        let set = try create(storage)
+        try step(0, set)
+        let attempt = layout.table(50, attempt: 7)
+        memory.set(attempt, to: [1])
+        let again = try recover(storage)
+        storage.fail(.create, path: "MANIFEST", code: ENOSPC)
+        try again.removeOrphans { path in Issue.record("\(path) is left, though the disk is full") }
+        #expect(!memory.exists(attempt))
+        #expect(Shape(try recover(memory.afterPowerLoss())) == Shape(set))
+    }
+
+    @Test func orphansAreRemovedAFewAtATime() throws {
+        let storage = try emptyStore()
+        let paths = (1...3).map { layout.table($0) }
+        for path in paths { storage.set(path, to: [1]) }
+        let obsolete = ObsoleteFiles(
+            layout: layout, storage: storage,
+            tables: TableCache(storage: storage, layout: layout, capacity: 10, blockCache: BlockCache(capacity: 1 << 20)))
+        obsolete.add(3)
+        for path in paths.prefix(2) { obsolete.add(orphan: path) }
+        #expect(obsolete.removeAll(orphanLimit: 1))
+        #expect(try storage.list(layout.tableDirectory).count == 1)
+        #expect(!obsolete.removeAll(orphanLimit: 1))
+        #expect(try storage.list(layout.tableDirectory).isEmpty)
+    }
+
     // MARK: Damage
 
     @Test func everyFlippedByteOfTheManifestIsFoundOrDoesNotMatter() throws {
