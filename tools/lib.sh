@@ -1,5 +1,12 @@
 # Shell functions that the scripts in tools/ share. Source it; it needs sh and nothing else.
 
+# --help, for every script: the comment that it begins with.
+for argument; do
+    case $argument in
+        -h | --help) sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"; exit 0 ;;
+    esac
+done
+
 # say TEXT: a headline on standard output.
 say() { printf '\n==> %s\n' "$*"; }
 

@@ -56,4 +56,7 @@ def main(source, target):
         )
 
 
+if len(sys.argv) != 3 or {"-h", "--help"} & set(sys.argv):
+    print(__doc__)
+    sys.exit(len(sys.argv) != 2)
 main(*sys.argv[1:3])

@@ -420,6 +420,9 @@ run_stress-ng() {
     refused grep -E 'stress-ng: fail:' "$SCRATCH/out"
 }
 
-if [ "${1:-}" = --list ]; then catalogue; exit; fi
+case ${1:-} in
+    --list) catalogue; exit ;;
+    -h | --help | '') sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"; exit ;;
+esac
 cd "$2"
 "run_$1"

@@ -19,6 +19,9 @@ import sys
 import threading
 import time
 
+if {"-h", "--help"} & set(sys.argv):
+    print(__doc__)
+    sys.exit()
 o3fs, store, mnt, rounds = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 upgrades = "--upgrade" in sys.argv
 kills_workers = "--workers" in sys.argv
