@@ -29,6 +29,27 @@ extension MountTests {
             #expect(try mount.daemonProcess() != daemon)
         }
 
+        /// A mount that began with few descriptors works, and goes on after its daemon's death.
+        @Test(.enabled(if: Shell.has("setpriv"))) func fewDescriptorsAreEnough() throws {
+            let scripts = try TemporaryDirectory("descriptors")
+            let binary = try #require(O3FSBinary.path)
+            let limited = scripts.path + "/limited"
+            // Root could raise the limit again.
+            let drop = geteuid() == 0 ? "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource " : ""
+            try Data("#!/bin/sh\nulimit -n 24\nexec \(drop)'\(binary)' \"$@\"\n".utf8).write(to: URL(fileURLWithPath: limited))
+            try #require(chmod(limited, 0o755) == 0)
+            let mount = try TestMount(options: ["--survive"], program: limited)
+            let daemon = try mount.daemonProcess()
+            let limits = try String(contentsOfFile: "/proc/\(daemon)/limits", encoding: .utf8)
+            let files = try #require(limits.split(separator: "\n").first { $0.hasPrefix("Max open files") })
+            #expect(files.split(separator: " ").contains("24"), "\(files)")
+            try Shell.script("for n in $(seq 60); do echo $n >'\(mount.path)'/$n; done")
+            kill(daemon, SIGKILL)
+            try Shell.script("cat '\(mount.path)'/60; echo more >'\(mount("61"))'")
+            #expect(try mount.daemonProcess() != daemon)
+            try mount.unmount()
+        }
+
         /// A program that neither serves nor ends is killed, and the old one goes on; who waits is told meanwhile.
         @Test func aProgramThatDoesNothingIsReplaced() throws {
             let mount = try TestMount(options: ["--survive", "--start-patience", "4"])
