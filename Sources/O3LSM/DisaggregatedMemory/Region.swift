@@ -122,9 +122,9 @@ final class Region: @unchecked Sendable {
         guard descriptor >= 0 else { throw .io(operation: "create shared memory", path: name, code: errno) }
         defer { Glibc.close(descriptor) }
         do throws(EngineError) {
-            let base = try reserve(descriptor, size, name)
+            let inode = try inode(of: descriptor, name)
             let region = Region(
-                name: name, base: base, size: size, isRecovered: false, inode: try inode(of: descriptor, name))
+                name: name, base: try reserve(descriptor, size, name), size: size, isRecovered: false, inode: inode)
             region.initialise(storeID: storeID, bootID: bootID)
             return region
         } catch {
@@ -165,7 +165,7 @@ final class Region: @unchecked Sendable {
                 try check(pwrite(descriptor, &zero, 1, offset) == 1 ? 0 : errno)
             }
             for offset in stride(from: 0, to: size, by: largePageStep) {
-                // A kernel that has none left has none for the rest either, and takes long to find out.
+                // A kernel that has none left has none for the rest either.
                 guard madvise(base + offset, min(largePageStep, size - offset), o3_MADV_COLLAPSE) == 0 else { break }
             }
             try check(posix_fallocate(descriptor, 0, size))
@@ -178,8 +178,8 @@ final class Region: @unchecked Sendable {
 
     /// What one entry of a page table's middle level maps, on x86-64 and on arm64 with pages of 4 KiB.
     private static let largePageBytes = 2 << 20
-    /// Bytes in one request for large pages. Each waits for all processors, so that small ones take ten times as long.
-    private static let largePageStep = 64 << 20
+    /// Bytes in one request for large pages. Each waits for all processors, which takes long where these are busy.
+    private static let largePageStep = 1 << 30
 
     /// Memory of this process alone, laid out as a region: what is built in it can be copied to DM as it is.
     /// It is gone with the process, and its pages are taken as they are first used.
