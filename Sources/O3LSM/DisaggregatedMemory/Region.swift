@@ -142,8 +142,8 @@ final class Region: @unchecked Sendable {
     }
 
     /// Maps a new object and gives all of it memory, in large pages where the kernel has them (MADV_COLLAPSE, Linux 6.1,
-    /// which needs no setting): a process that dies gives back a mapping of 1 GiB in 1 ms instead of 50, the next one maps it
-    /// in as little, and a descent of a skiplist misses fewer translations.
+    /// which needs no setting): a process that dies gives its mapping back in a few milliseconds, not in tens for each GiB, the
+    /// next one maps it as fast, and a descent of a skiplist misses fewer translations.
     ///
     /// - Throws: `.memoryUnavailable`, `.io`; the mapping is gone then.
     private static func reserve(_ descriptor: Int32, _ size: Int, _ name: String) throws(EngineError)
@@ -158,7 +158,7 @@ final class Region: @unchecked Sendable {
         try check(ftruncate(descriptor, size) == 0 ? 0 : errno)
         let base = try map(descriptor, size, name)
         do throws(EngineError) {
-            // A large page grows around a page that is there. Written through the descriptor, for want of memory is an
+            // A large page grows around a page that is there. Written through the descriptor: want of memory is an
             // error there, and a signal in the mapping.
             for offset in stride(from: 0, to: size, by: largePageBytes) {
                 var zero: UInt8 = 0

@@ -30,7 +30,7 @@ final class ObsoleteFiles: Sendable {
     /// - Parameter orphanLimit: files of a crash to remove at most: there may be hundreds.
     /// - Returns: whether there are more.
     @discardableResult
-    func removeAll(orphanLimit: Int = .max) -> Bool {
+    func remove(orphanLimit: Int = .max) -> Bool {
         let (numbers, orphans, isMore) = due.withLock { due in
             let orphans = due.orphans.suffix(orphanLimit)
             due.orphans.removeLast(orphans.count)

@@ -343,27 +343,19 @@ final class VersionSet: Sendable {
                 others.append((path, number))
             }
         }
-        // Of attempts that nobody waits for any more; a late worker may be removing them itself.
-        func removeAttempts() {
+        do throws(EngineError) { try settleManifest() } catch {
+            guard error.isOutOfSpace else { throw error }
+            // What nobody waits for any more may be what fills the disk.
             for path in attempts { try? storage.delete(path) }
             attempts = []
-        }
-        do throws(EngineError) { try settleManifest() } catch {
-            removeAttempts()
-            guard error.isOutOfSpace else { throw error }
-            // They may have been what filled the disk.
             do throws(EngineError) { try settleManifest() } catch {
                 guard error.isOutOfSpace else { throw error }
                 return
             }
         }
         let manifests = committer.withLock { $0.manifestNumbers }
-        if let later {
-            for path in attempts + tables { later(path) }
-        } else {
-            removeAttempts()
-            for path in tables { try storage.delete(path) }
-        }
+        for path in attempts { if let later { later(path) } else { try? storage.delete(path) } }
+        for path in tables { if let later { later(path) } else { try storage.delete(path) } }
         for (path, manifest) in others where manifest.map({ !manifests.contains($0) }) ?? true {
             // The new manifest has taken the place of some of them.
             if storage.exists(path) { try storage.delete(path) }

@@ -115,7 +115,7 @@ final class ControlPlane: @unchecked Sendable {
             return shared.waiters
         }
         for waiter in waiters { waiter.done.finish(.closed) }
-        obsolete.removeAll()
+        obsolete.remove()
     }
 
     /// Waits until everything up to `sequence` is in tables. The memtable that holds it must be sealed.
@@ -181,7 +181,7 @@ final class ControlPlane: @unchecked Sendable {
             let ticket = context.jobs.finishedTicket
             if isStopping.load(ordering: .acquiring) { return }
             do throws(EngineError) { try step() } catch { stopWriting(error) }
-            let hasOrphans = obsolete.removeAll(orphanLimit: 1)
+            let hasOrphans = obsolete.remove(orphanLimit: 1)
             let now = monotonicNanoseconds()
             if now - lastBeat > 1_000_000_000 {
                 NodeTable(context.region).beat(node)

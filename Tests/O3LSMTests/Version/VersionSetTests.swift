@@ -187,9 +187,9 @@ import Testing
             tables: TableCache(storage: storage, layout: layout, capacity: 10, blockCache: BlockCache(capacity: 1 << 20)))
         obsolete.add(3)
         for path in paths.prefix(2) { obsolete.add(orphan: path) }
-        #expect(obsolete.removeAll(orphanLimit: 1))
+        #expect(obsolete.remove(orphanLimit: 1))
         #expect(try storage.list(layout.tableDirectory).count == 1)
-        #expect(!obsolete.removeAll(orphanLimit: 1))
+        #expect(!obsolete.remove(orphanLimit: 1))
         #expect(try storage.list(layout.tableDirectory).isEmpty)
     }
 
