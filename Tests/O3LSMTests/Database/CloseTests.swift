@@ -7,11 +7,6 @@ import Testing
 
 /// What a store that is closed, or could not be opened, leaves behind: no thread, no writer that waits.
 @Suite struct CloseTests {
-    private func wait(_ condition: () -> Bool) {
-        let deadline = monotonicNanoseconds() + 20_000_000_000
-        while !condition(), monotonicNanoseconds() < deadline { usleep(10_000) }
-    }
-
     /// L0 is full and stays so, since a worker sits on the compaction: close does not wait for it, nor do writers.
     @Test(.timeLimit(.minutes(1))) func aStoppedWriterIsTold() throws {
         let store = TemporaryStore()
@@ -32,7 +27,7 @@ import Testing
             for number in 0..<100 { try database.put(Array("key\(number)".utf8), [value]) }
             try database.flush()
         }
-        wait { database.core.writes.stop.load(ordering: .acquiring) != 0 }
+        waitUntil { database.core.writes.stop.load(ordering: .acquiring) != 0 }
         let error = Mutex<EngineError?>(nil)
         let writer = try BackgroundThread("test-writer") {
             // Again if it could go on, because the thief was given too little time and lost its lease.
@@ -43,7 +38,7 @@ import Testing
         // It waits by then, or comes to a closed store: either way it is told.
         usleep(200_000)
         try database.close()
-        wait { error.withLock { $0 } != nil }
+        waitUntil { error.withLock { $0 } != nil }
         #expect(error.withLock { $0 } == .closed)
         if error.withLock({ $0 }) != nil { writer.join() }
         isOver.store(true, ordering: .relaxed)
@@ -85,7 +80,7 @@ import Testing
         storage.delay(.read, path: ".sst", milliseconds: 100)
         let before = storage.calls(.create)
         let caller = try BackgroundThread("test-caller") { try? database.compact() }
-        wait { storage.calls(.create) > before }
+        waitUntil { storage.calls(.create) > before }
         #expect(storage.calls(.create) == before + 1)
         try database.close()
         caller.join()

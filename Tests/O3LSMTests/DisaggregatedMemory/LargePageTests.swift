@@ -44,7 +44,7 @@ import Testing
     }
 
     @Test func creatorAndFinderMapLargePages() throws {
-        let store = [UInt8](repeating: 0, count: 16).map { _ in UInt8.random(in: 0...255) }
+        let store = (0..<16).map { _ in UInt8.random(in: 0...255) }
         let created = try Region.create(storeID: store, bootID: "boot", size: Self.bytes)
         defer { Region.unlink(storeID: store) }
         created.markReady()
@@ -61,7 +61,7 @@ import Testing
     /// Sizes that are no multiple of a large page, one that ends within a page of 4 KiB included.
     @Test func everySizeIsMappedWhole() throws {
         for size in [RegionLayout.minimumBytes, RegionLayout.minimumBytes + (1 << 20), RegionLayout.minimumBytes + 1000] {
-            let store = [UInt8](repeating: 0, count: 16).map { _ in UInt8.random(in: 0...255) }
+            let store = (0..<16).map { _ in UInt8.random(in: 0...255) }
             let created = try Region.create(storeID: store, bootID: "boot", size: size)
             defer { Region.unlink(storeID: store) }
             created.markReady()

@@ -10,9 +10,7 @@ import Testing
 
     /// Whether the statistics speak of it within a while.
     private static func isReported(_ database: Database) -> Bool {
-        let deadline = monotonicNanoseconds() + 20_000_000_000
-        while !database.statistics().dm.isNameLost, monotonicNanoseconds() < deadline { usleep(10_000) }
-        return database.statistics().dm.isNameLost
+        waitUntil { database.statistics().dm.isNameLost }
     }
 
     enum Deed: String, CaseIterable { case deleted, replaced, replacedByAnOutsider }

@@ -27,8 +27,7 @@ import Testing
             ask("compact") { try database.compact() }
             ask("close") { try database.close() }
         }
-        let deadline = monotonicNanoseconds() + 20_000_000_000
-        while answers.withLock({ $0.count }) < 3, monotonicNanoseconds() < deadline { usleep(1000) }
+        waitUntil { answers.withLock { $0.count } == 3 }
         try #require(answers.withLock { $0 } == ["flush", "compact", "close"], "somebody was left waiting")
         thread.join()
 

@@ -60,12 +60,7 @@ import Testing
         try database.write(history.batch(1))
         while database.statistics().writeError == nil { usleep(1000) }
         if byFlush { try database.flush() } else { try database.sync() }
-        let deadline = monotonicNanoseconds() + 20_000_000_000
-        var isWritten = false
-        while !isWritten, monotonicNanoseconds() < deadline {
-            isWritten = (try? database.write(history.batch(2))) != nil
-            usleep(10_000)
-        }
+        let isWritten = waitUntil { (try? database.write(history.batch(2))) != nil }
         #expect(isWritten, "\(database.statistics().writeError ?? "no error")")
         try database.close()
     }

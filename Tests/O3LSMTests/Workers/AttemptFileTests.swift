@@ -13,8 +13,7 @@ import Testing
 
     /// A new owner removes what it has found beside its work.
     private static func expectOnlyTables(_ store: TemporaryStore) throws {
-        let deadline = monotonicNanoseconds() + 20_000_000_000
-        while try !tables(store).allSatisfy({ $0.hasSuffix(".sst") }), monotonicNanoseconds() < deadline { usleep(1000) }
+        try waitUntil { try tables(store).allSatisfy { $0.hasSuffix(".sst") } }
         #expect(try tables(store).allSatisfy { $0.hasSuffix(".sst") })
     }
 
