@@ -1,9 +1,10 @@
-"""Prints medians of tools/bench/delegation.sh as a table, and draws them: delegation-plot.py RESULTS.jsonl DRAWING.svg"""
+#!/usr/bin/env python3
+"""Prints medians of tools/bench/delegation.sh as a table, and draws them."""
 
+import argparse
 import json
 import math
 import statistics
-import sys
 from collections import defaultdict
 
 POLICIES = {"off": "#8a8f98", "on": "#5b8def", "auto": "#e0803c"}
@@ -59,7 +60,8 @@ def main(source, target):
         )
 
 
-if len(sys.argv) != 3 or {"-h", "--help"} & set(sys.argv):
-    print(__doc__)
-    sys.exit(len(sys.argv) != 2)
-main(*sys.argv[1:3])
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("results", help="lines of JSON")
+parser.add_argument("drawing", help="the SVG to write")
+options = parser.parse_args()
+main(options.results, options.drawing)

@@ -3,6 +3,7 @@
 # that does not hold. `programs.sh --list` names them; `programs.sh NAME MOUNT` runs one, with an empty directory
 # outside the mount in $SCRATCH. Status 77: cannot be run here, and the last line of output says why.
 set -euo pipefail
+. "$(dirname "$0")/../lib.sh"
 # Names are bytes here.
 export LC_ALL=C
 
@@ -420,9 +421,6 @@ run_stress-ng() {
     refused grep -E 'stress-ng: fail:' "$SCRATCH/out"
 }
 
-case ${1:-} in
-    --list) catalogue; exit ;;
-    -h | --help | '') sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"; exit ;;
-esac
+if [ "${1:-}" = --list ]; then catalogue; exit; fi
 cd "$2"
 "run_$1"

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Kills the daemon of a mount again and again, while threads do what must be done exactly once.
 
-    survive.py O3FS STORE MOUNTPOINT ROUNDS [--workers] [--upgrade] [--sync] [--gap SECONDS]
+    tools/soak/survive.py O3FS STORE MOUNTPOINT ROUNDS [--workers] [--upgrade] [--sync] [--gap SECONDS]
 
 Each call's result is known beforehand: one that is done twice, or not at all, shows. Prints the pauses that a
 program sees: from the kill to the answer of a call that is made at once. With --upgrade another daemon takes over in
 order (`o3fs upgrade`), and the pause is the longest call meanwhile. With --sync an fsync follows each kill: how long
 it takes depends on what others write, and on the disk. Ends with status 1 at the first surprise.
 """
+import argparse
 import errno
 import json
 import os
@@ -19,14 +20,17 @@ import sys
 import threading
 import time
 
-if {"-h", "--help"} & set(sys.argv):
-    print(__doc__)
-    sys.exit()
-o3fs, store, mnt, rounds = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-upgrades = "--upgrade" in sys.argv
-kills_workers = "--workers" in sys.argv
-syncs = "--sync" in sys.argv
-gap = float(sys.argv[sys.argv.index("--gap") + 1]) if "--gap" in sys.argv else 0.3
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("o3fs", help="the program")
+parser.add_argument("store")
+parser.add_argument("mountpoint")
+parser.add_argument("rounds", type=int)
+parser.add_argument("--workers", action="store_true", help="kill workers as well")
+parser.add_argument("--upgrade", action="store_true", help="let another daemon take over instead of a kill")
+parser.add_argument("--sync", action="store_true", help="time an fsync after each kill as well")
+parser.add_argument("--gap", type=float, default=0.3, help="mean seconds between kills")
+options = parser.parse_args()
+o3fs, store, mnt, rounds = options.o3fs, options.store, options.mountpoint, options.rounds
 stop = threading.Event()
 problems = []
 turns = [0] * 4
@@ -183,21 +187,21 @@ for thread in threads:
 pauses, sync_pauses = [], []
 daemon = status()["daemon"]["pid"]
 for round in range(rounds):
-    time.sleep(random.uniform(0, 2 * gap))
+    time.sleep(random.uniform(0, 2 * options.gap))
     if stop.is_set():
         break
-    if kills_workers:
+    if options.workers:
         for worker in status()["workers"]:
             if random.random() < 0.5 and worker["pid"] != daemon:
                 os.kill(worker["pid"], signal.SIGKILL)
     start = time.monotonic()
     try:
-        if upgrades:
+        if options.upgrade:
             pauses.append(upgrade())
         else:
             os.kill(daemon, signal.SIGKILL)
             pauses.append(probe())
-        if syncs:
+        if options.sync:
             sync_pauses.append(synced())
     except (OSError, AssertionError) as error:
         problems.append(f"probe: {error!r}")
@@ -212,7 +216,7 @@ for round in range(rounds):
     if problems:
         break
     if (round + 1) % 100 == 0:
-        print(f"{'upgrade' if upgrades else 'kill'} {round + 1}: fine, {sum(turns)} turns", flush=True)
+        print(f"{'upgrade' if options.upgrade else 'kill'} {round + 1}: fine, {sum(turns)} turns", flush=True)
 stop.set()
 for thread in threads:
     thread.join(60)
@@ -227,7 +231,7 @@ def spread(seconds):
 if pauses:
     dm = last.get("dm", {})
     print(
-        f"{len(pauses)} {'upgrades' if upgrades else 'kills'}, {sum(turns)} turns; pause {spread(pauses)}; "
+        f"{len(pauses)} {'upgrades' if options.upgrade else 'kills'}, {sum(turns)} turns; pause {spread(pauses)}; "
         f"memtables in DM: {sum(m['bytes'] for m in dm.get('memtables', [])) >> 20} MiB"
     )
 if sync_pauses:
