@@ -9,6 +9,7 @@ order (`o3fs upgrade`), and the pause is the longest call meanwhile. With --sync
 it takes depends on what others write, and on the disk. Ends with status 1 at the first surprise.
 """
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -193,7 +194,9 @@ for round in range(rounds):
     if options.workers:
         for worker in status()["workers"]:
             if random.random() < 0.5 and worker["pid"] != daemon:
-                os.kill(worker["pid"], signal.SIGKILL)
+                # One that was killed a moment ago may still be listed.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker["pid"], signal.SIGKILL)
     start = time.monotonic()
     try:
         if options.upgrade:
