@@ -25,7 +25,9 @@ extension EngineCore {
             : try StoreIdentity.load(from: layout.identity, storage: storage)
         if isNew { try syncParent(layout, storage) }
         if !options.readOnly {
-            try versions.removeOrphans { obsolete.add(orphan: $0) }
+            // What a crash has left behind may be all the room that a full disk has: nobody is told "full" before it is gone.
+            let isAtOnce = isSpaceScarce(layout, options, storage)
+            try versions.removeOrphans(later: isAtOnce ? nil : { obsolete.add(orphan: $0) })
             try SnapshotDirectory(store: path, storage: storage).removeLeftovers()
         }
 
@@ -253,6 +255,13 @@ extension EngineCore {
                 wantedBytes: UInt64(RegionLayout.minimumBytes), availableBytes: sharedMemoryBytesAvailable())
         }
         return try Region.create(storeID: identity.storeID, bootID: Region.currentBootID(), size: rounded)
+    }
+
+    /// Whether writers would be refused if DM were full.
+    private static func isSpaceScarce(_ layout: StoreLayout, _ options: Options, _ storage: any Storage) -> Bool {
+        guard let space = try? storage.space(layout.root) else { return false }
+        let memory = UInt64(options.dmSize ?? Region.defaultSize())
+        return StorageSpace(free: space.free, total: space.total, unflushed: memory).isScarce
     }
 
     /// The options, with memtables and shards that the region can hold several of.

@@ -76,6 +76,21 @@ import Testing
         try fourth.close()
     }
 
+    /// They may be what fills the disk: a program that writes as soon as the store is open must not meet them. Beside its
+    /// work the owner removes one a millisecond.
+    @Test func aFullDiskIsRidOfLeftoversBeforeTheStoreIsOpen() throws {
+        let store = TemporaryStore()
+        try store.open().close()
+        let layout = StoreLayout(root: store.path)
+        for number in UInt64(1000)..<3000 { try Data([1]).write(to: URL(fileURLWithPath: layout.table(number, attempt: 1))) }
+        let storage = FaultyStorage()
+        storage.leave(freeBytes: 0)
+        let database = try Database.open(store.path, options: TemporaryStore.smallOptions, storage: storage)
+        #expect(try Self.tables(store).allSatisfy { $0.hasSuffix(".sst") })
+        storage.heal()
+        try database.close()
+    }
+
     @Test func attemptsOfTwoRegionsHaveNotOneName() throws {
         let store = TemporaryStore()
         var generations = Set<UInt64>()
