@@ -12,6 +12,8 @@ public protocol KeyValueStore: AnyObject, Sendable {
     func multiGet(_ keys: [[UInt8]], snapshot: Snapshot?) throws(EngineError) -> [[UInt8]?]
     /// Applies the batch atomically; with `sync`, returns when it survives power loss.
     func write(_ batch: WriteBatch, sync: Bool) throws(EngineError)
+    /// As `write`, or, where that would wait for memory or storage, false and nothing done.
+    func writeWithoutWaiting(_ batch: WriteBatch) throws(EngineError) -> Bool
     func makeSnapshot() -> Snapshot
     /// A cursor over the keys within the bounds of `options`, not yet positioned.
     func makeCursor(_ options: ReadOptions) throws(EngineError) -> any KeyValueCursor

@@ -85,6 +85,18 @@ public final class Database: @unchecked Sendable {
         }
     }
 
+    /// As `write`, but never waits for memory or storage that is full, and is not slowed by back-pressure: for small writes
+    /// that may be left out, and for threads that hold what others wait for.
+    ///
+    /// - Returns: whether it was done; false: it would have had to wait, and nothing was done.
+    public func writeWithoutWaiting(_ batch: WriteBatch) throws(EngineError) -> Bool {
+        try checkOpen()
+        if options.readOnly { throw .readOnly(reason: "it was opened read-only") }
+        guard let last = try core.writes.writeWithoutWaiting(batch) else { return false }
+        if core.appendsBeforeReturn { try core.log.append(through: last) }
+        return true
+    }
+
     /// Returns when every write that has returned survives power loss. Concurrent calls share one sync. One that reads
     /// only has nothing to sync, and writes nothing.
     public func sync() throws(EngineError) {

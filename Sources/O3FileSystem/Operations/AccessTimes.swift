@@ -16,21 +16,31 @@ extension FileSystem {
     /// Reads within a tick of the clock of other file systems set the time once.
     private static let tickNanoseconds: Int64 = 4_000_000
 
-    /// Sets the access time of a file that was read, if it is to be. One that cannot be set (the store is full, say)
-    /// stays what it is: that is no reason for a read to fail.
+    /// How long a reader waits for those that change the file: they may be waiting for memory, and the reader holds some.
+    private static let patienceMilliseconds = 10
+
+    /// Sets the access time of a file that was read, if it is to be. One that cannot be set at once (the store or memory is
+    /// full, say) stays what it is: that is no reason for a read to fail, or to wait.
     public func noteAccess(_ inode: InodeNumber) {
         guard options.accessTimes != .never, let row = try? loadInode(inode) else { return }
         if row.isDirectory, !options.directoryAccessTimes { return }
         let now = options.clock()
         guard isDue(row, now) else { return }
         let stripe = locks.stripe(of: inode)
-        locks.lock(stripe)
+        guard locks.lock(stripe, within: Self.patienceMilliseconds) else { return }
         defer { locks.unlock(stripe) }
         // Others have read it, too.
         guard let found = try? lockedInode(inode), isDue(found, now) else { return }
         var changed = found
         changed.accessTime = now
-        try? commit(locks.batch(stripe), inode, changed)
+        let batch = locks.batch(stripe)
+        batch.put(.inode(inode), changed)
+        // Usage does not change with a time.
+        do throws(EngineError) {
+            if try store.writeWithoutWaiting(batch) { settle(inode, changed) }
+        } catch {
+            cache.remove(inode)
+        }
     }
 
     @inline(__always)

@@ -65,6 +65,18 @@ final class StripedLocks: @unchecked Sendable {
         versionPointer(stripe).pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
     }
 
+    /// As `lock`, or false when others held it for so many milliseconds.
+    func lock(_ stripe: Int, within milliseconds: Int) -> Bool {
+        var waited = 0
+        while pthread_mutex_trylock(mutex(stripe)) != 0 {
+            guard waited < milliseconds else { return false }
+            usleep(1000)
+            waited += 1
+        }
+        versionPointer(stripe).pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        return true
+    }
+
     func unlock(_ stripe: Int) {
         versionPointer(stripe).pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
         pthread_mutex_unlock(mutex(stripe))

@@ -16,13 +16,21 @@ enum ShardBoundaries {
     static func learn(from map: ShardMap, shards wanted: Int) -> [[UInt8]] {
         let occupied = map.shards.filter { !$0.isEmpty }
         let total = occupied.reduce(0) { $0 + $1.reservedBytes }
-        guard total > 0 else { return map.shards.dropFirst().map(\.lowerBound) }
+        guard total > 0 else {
+            // A writer that finds no room for so many shards asks for a memtable with fewer, once.
+            return evenly(map.shards.dropFirst().map(\.lowerBound), atMost: max(wanted, 1) - 1)
+        }
         let largest = occupied.map(\.reservedBytes).max() ?? 0
         let isBalanced = largest * wanted <= total * 8 / 5
         if isBalanced, map.shards.count <= wanted + maximumRowTypes {
             return map.shards.dropFirst().map(\.lowerBound)
         }
         return cut(sample(occupied), into: wanted)
+    }
+
+    private static func evenly(_ boundaries: [[UInt8]], atMost count: Int) -> [[UInt8]] {
+        guard boundaries.count > count else { return boundaries }
+        return (0..<count).map { boundaries[($0 + 1) * boundaries.count / (count + 1)] }
     }
 
     /// One sampled key and the bytes it stands for.

@@ -70,6 +70,23 @@ final class WritePath: @unchecked Sendable {
         return try place(batch, bytes)
     }
 
+    /// As `write`, but never held up: nil, and nothing done, when a writer would have to wait for memory or storage. It is
+    /// not slowed by back-pressure either, so batches should be small. RocksDB's `no_slowdown`.
+    func writeWithoutWaiting(_ batch: WriteBatch) throws(EngineError) -> SequenceNumber? {
+        let bytes = try validate(batch)
+        if batch.isEmpty { return region.visibleSequence }
+        if hasFailure.load(ordering: .relaxed) { try throwFailure() }
+        guard stop.load(ordering: .relaxed) == 0 else { return nil }
+        let room = bytes + batch.count * WritePath.entryOverheadBytes
+        var reserved = reserve(batch, room)
+        while reserved == nil {
+            if lock.withLock({ $0.isClosed }) { throw .closed }
+            guard try trySwitch(needing: room, batch.count) else { return nil }
+            reserved = reserve(batch, room)
+        }
+        return reserved.map { commit(batch, bytes, $0, $1) }
+    }
+
     /// As `write`, for what storage holds already: neither a full disk nor another failure keeps it out, unless memory
     /// is full and flushes fail.
     func replay(_ batch: WriteBatch) throws(EngineError) -> SequenceNumber {
@@ -95,6 +112,12 @@ final class WritePath: @unchecked Sendable {
             reserved = reserve(batch, room)
         }
         guard let (memtable, first) = reserved else { throw .closed }
+        return commit(batch, bytes, memtable, first)
+    }
+
+    /// Fills what was reserved and makes it visible.
+    @inline(__always)
+    private func commit(_ batch: WriteBatch, _ bytes: Int, _ memtable: Memtable, _ first: SequenceNumber) -> SequenceNumber {
         fill(batch, memtable, first)
         let last = first + UInt64(batch.count) - 1
         publish(first, last)

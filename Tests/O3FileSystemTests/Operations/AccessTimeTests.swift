@@ -1,6 +1,7 @@
 import Testing
 
 @testable import O3FileSystem
+@testable import O3LSM
 
 /// When `noteAccess` sets access times.
 @Suite struct AccessTimeTests {
@@ -60,6 +61,33 @@ import Testing
             // A file that is gone is no trouble.
             files.noteAccess(12_345)
         }
+    }
+
+    @Test func whatCannotBeSetAtOnceStays() throws {
+        let clock = ManualClock()
+        clock.set(1000)
+        let store = MemoryStore()
+        var options = FileSystem.Options()
+        options.clock = { clock.time }
+        let files = try FileSystem(store, options: options)
+        let file = try files.touch(rootInode, "file").inode
+        clock.set(1010)
+        store.isFull = true
+        files.noteAccess(file)
+        #expect(try Self.accessTime(files, file) == 1000)
+        store.isFull = false
+        store.failWrites(.closed)
+        files.noteAccess(file)
+        #expect(try Self.accessTime(files, file) == 1000)
+        store.failWrites(nil)
+        let stripe = files.locks.stripe(of: file)
+        files.locks.lock(stripe)
+        let other = try BackgroundThread("test-reader") { files.noteAccess(file) }
+        other.join()
+        files.locks.unlock(stripe)
+        #expect(try Self.accessTime(files, file) == 1000)
+        files.noteAccess(file)
+        #expect(try Self.accessTime(files, file) == 1010)
     }
 
     @Test func timesOutOfThisWorldAreNoTrouble() throws {

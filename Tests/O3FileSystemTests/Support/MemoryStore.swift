@@ -52,6 +52,7 @@ final class MemoryStore: KeyValueStore {
         var batches = 0
         var operations = 0
         var failure: EngineError?
+        var isFull = false
         var unreadable: Set<[UInt8]> = []
         var held: [pthread_t: Int] = [:]
     }
@@ -64,6 +65,12 @@ final class MemoryStore: KeyValueStore {
     }
     var batchCount: Int { state.withLock { $0.batches } }
     var operationCount: Int { state.withLock { $0.operations } }
+
+    /// Whether a write would have to wait.
+    var isFull: Bool {
+        get { state.withLock { $0.isFull } }
+        set { state.withLock { $0.isFull = newValue } }
+    }
 
     /// Every later write fails with this; nil: none does.
     func failWrites(_ error: EngineError?) { state.withLock { $0.failure = error } }
@@ -96,10 +103,20 @@ final class MemoryStore: KeyValueStore {
     }
 
     func write(_ batch: WriteBatch, sync: Bool) throws(EngineError) {
+        if state.withLock({ $0.held[pthread_self(), default: 0] }) > 0 { Issue.record("a write while something read is held") }
+        try apply(batch)
+    }
+
+    func writeWithoutWaiting(_ batch: WriteBatch) throws(EngineError) -> Bool {
+        if isFull { return false }
+        try apply(batch)
+        return true
+    }
+
+    private func apply(_ batch: WriteBatch) throws(EngineError) {
         let operations = batch.operations.map { operation in
             (operation.kind, [UInt8](batch.key(of: operation)), [UInt8](batch.value(of: operation)))
         }
-        if state.withLock({ $0.held[pthread_self(), default: 0] }) > 0 { Issue.record("a write while something read is held") }
         let failure = state.withLock { state -> EngineError? in
             if let failure = state.failure { return failure }
             state.batches += 1

@@ -14,9 +14,9 @@ final class TemporaryStore: @unchecked Sendable {
     }
 
     /// Small memtables and tables, so that a short test goes through every part of the engine.
-    func open() throws -> Database {
+    func open(dmSize: Int = 32 << 20) throws -> Database {
         var options = Options()
-        options.dmSize = 32 << 20
+        options.dmSize = dmSize
         options.memtableSize = 1 << 20
         options.shards = 2
         options.tableFileSize = 1 << 20

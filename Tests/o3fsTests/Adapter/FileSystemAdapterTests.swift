@@ -98,6 +98,7 @@ private final class CountingStore: KeyValueStore {
         try database.multiGet(keys, snapshot: snapshot)
     }
     func write(_ batch: WriteBatch, sync: Bool) throws(EngineError) { try database.write(batch, sync: sync) }
+    func writeWithoutWaiting(_ batch: WriteBatch) throws(EngineError) -> Bool { try database.writeWithoutWaiting(batch) }
     func makeSnapshot() -> Snapshot { database.makeSnapshot() }
     func makeCursor(_ options: ReadOptions) throws(EngineError) -> any KeyValueCursor {
         try database.makeCursor(options)
