@@ -81,6 +81,11 @@ final class EngineCore: @unchecked Sendable {
         // A worker may be at a compaction that nobody waits for any more: it loses its claim, and removes what it
         // has written; what others have finished goes here. Best effort: the next owner removes the rest.
         JobTable(region).reset()
+        do throws(EngineError) { try versions.settle() } catch {
+            // The manifest that was found may not survive power loss, and there is no room for another: memory and logs
+            // stay for the next owner.
+            return
+        }
         try? versions.removeOrphans()
         log.removeFiles()
         // Everything is in tables: nothing in DM is needed any more. The lock is still held: nobody else can

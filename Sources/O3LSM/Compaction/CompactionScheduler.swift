@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 
 /// Plans compactions, posts them as jobs, verifies what comes back and commits it. Used by the control
@@ -16,6 +17,8 @@ final class CompactionScheduler {
         var ticket: JobTable.Ticket?
         /// What the names of its tables carry; nil when they have their own.
         var attempt: UInt64?
+        /// When another node was first seen at it.
+        var claimedAt: UInt64?
         /// Set when the descriptor is too long for the job table and runs on a thread of its own.
         var direct: DirectRun?
         var result: CompactionResult?
@@ -47,8 +50,12 @@ final class CompactionScheduler {
     private var running: [Running] = []
     private var manual: [(id: UInt64, work: ManualCompaction)] = []
     private var unfinishedManual = Set<UInt64>()
+    /// The number of the newest request; later ones are greater.
+    private var lastRequest: UInt64 = 0
     private var distrust = WorkerDistrust()
+    /// After want of room nothing is begun before this.
     private var retryAt: UInt64 = 0
+    private var failed = FailedCompactions()
     /// Recent speed of emptying L0, bytes a second; 0 before the first compaction.
     private(set) var l0BytesPerSecond = 0.0
     private var depthOf: (version: ObjectIdentifier, depth: Int)?
@@ -65,7 +72,7 @@ final class CompactionScheduler {
     /// Between two searches, while space is not scarce yet.
     private static let trimSearchNanoseconds: UInt64 = 500_000_000
 
-    /// How long the scheduler waits after a failure before it tries again, in nanoseconds.
+    /// How long the scheduler waits after want of room before it tries again, in nanoseconds.
     private static let retryNanoseconds: UInt64 = 500_000_000
 
     init(_ context: FlushScheduler.Context) {
@@ -86,6 +93,7 @@ final class CompactionScheduler {
 
     func add(_ requests: [ManualRequest]) {
         for request in requests {
+            lastRequest = request.id
             unfinishedManual.insert(request.id)
             manual.append(
                 (
@@ -96,11 +104,28 @@ final class CompactionScheduler {
         }
     }
 
-    /// Only for requests that were added.
-    func isFinished(_ id: UInt64) -> Bool { !unfinishedManual.contains(id) }
+    /// Whether a request was added, and nothing of it is left.
+    func isFinished(_ id: UInt64) -> Bool { id <= lastRequest && !unfinishedManual.contains(id) }
 
     /// Whether nothing runs and, as far as the last step saw, nothing is due.
-    var isIdle: Bool { running.isEmpty && manual.isEmpty && monotonicNanoseconds() >= retryAt }
+    var isIdle: Bool {
+        running.isEmpty && manual.isEmpty && failed.error == nil && monotonicNanoseconds() >= retryAt
+    }
+
+    /// Why nothing runs although something is due: it has failed and waits, or what was asked for needs more room than
+    /// there is. nil: there is no such reason.
+    var obstacle: EngineError? {
+        guard running.isEmpty else { return nil }
+        if let error = failed.error { return error }
+        guard !manual.isEmpty, space.freeBytes != nil, monotonicNanoseconds() >= retryAt else { return nil }
+        return .io(operation: "compact", path: context.layout.tableDirectory, code: ENOSPC)
+    }
+
+    /// Nobody waits for requests any more. What runs for them goes on to its end.
+    func dropRequests() {
+        manual = []
+        unfinishedManual = []
+    }
 
     /// The greatest number of L0 tables over one key.
     func l0Depth(_ version: Version) -> Int {
@@ -126,7 +151,9 @@ final class CompactionScheduler {
                 if let error = try conclude(&running[index]) { failure = error } else { changed = true }
             }
         }
-        guard monotonicNanoseconds() >= retryAt else { return (changed, failure) }
+        let now = monotonicNanoseconds()
+        failed.release(now)
+        guard now >= retryAt else { return (changed, failure) }
         while let compaction = pick() {
             if compaction.isTrivialMove {
                 try move(compaction)
@@ -296,12 +323,23 @@ final class CompactionScheduler {
     // MARK: Ending
 
     private func collect(_ run: inout Running) {
+        let now = monotonicNanoseconds()
+        let isLevel0Deep = l0Depth(context.versions.current) >= context.options.l0SlowdownTrigger
         for index in run.parts.indices {
             if let ticket = run.parts[index].ticket {
                 switch context.jobs.outcome(ticket) {
                 case .posted: continue
                 case .claimed(let node):
-                    if context.nodes.holdsLease(node) { continue }
+                    if context.nodes.holdsLease(node) {
+                        let claimedAt = run.parts[index].claimedAt ?? now
+                        run.parts[index].claimedAt = claimedAt
+                        guard !context.nodes.isOwn(node), isLevel0Deep,
+                            ExecutorPatience.isOver(
+                                now - claimedAt, bytes: run.compaction.inputBytes, bytesPerSecond: l0BytesPerSecond)
+                        else { continue }
+                        // It lives, but its thread hangs or is too slow, and writers are slowed down.
+                        distrust.failed(isOwn: false, now)
+                    }
                     run.hasLostPart = true
                     work.lostLeases += 1
                     accounts.failed(context.nodes.executor(node))
@@ -360,7 +398,12 @@ final class CompactionScheduler {
                     distrust.failed(isOwn: false, monotonicNanoseconds())
                     return nil
                 }
-                retryAt = monotonicNanoseconds() + CompactionScheduler.retryNanoseconds
+                let now = monotonicNanoseconds()
+                if problem.isOutOfSpace {
+                    retryAt = now + CompactionScheduler.retryNanoseconds
+                } else {
+                    failed.add(run.compaction, problem, now)
+                }
                 return problem
             }
             run.isInstalled = true
@@ -373,6 +416,7 @@ final class CompactionScheduler {
         try commit(edit)
         account(run, CompactionResult.joining(results))
         run.compaction.setBusy(false)
+        failed.forget(run.compaction)
         run.isConcluded = true
         return nil
     }

@@ -33,6 +33,10 @@ final class FlushScheduler {
         var isSuspect = false
         var retryAt: UInt64 = 0
         var startedAt: UInt64 = 0
+        /// When another node was first seen at it.
+        var claimedAt: UInt64?
+        /// A worker has taken too long: only the owner does it now.
+        var isForOwner = false
         /// Of the shards, and of L0 over them when the job was planned.
         var bytes: Int
         var level0Depth: Int
@@ -195,7 +199,7 @@ final class FlushScheduler {
         let now = monotonicNanoseconds()
         for plan in plans.indices where plans[plan].verdict == nil {
             for shard in plans[plan].shards.indices where plans[plan].shards[shard].ticket != nil {
-                if let error = collect(&plans[plan].shards[shard], now) { failure = error }
+                if let error = collect(&plans[plan].shards[shard], situation, now) { failure = error }
             }
         }
         while let suspect = plans.firstIndex(where: { $0.isSuspect && $0.memtables.count > 1 }) { separate(suspect) }
@@ -264,12 +268,14 @@ final class FlushScheduler {
         // Every attempt writes a file of its own.
         job.descriptor.fileNumber = context.versions.newFileNumber()
         job.ticket = context.jobs.post(
-            .flush, descriptor: job.descriptor.encode(), isLocal: job.isLocal || distrust.isActive(now))
+            .flush, descriptor: job.descriptor.encode(),
+            isLocal: job.isLocal || job.isForOwner || distrust.isActive(now))
         job.attempt = job.ticket?.generation ?? 0
         job.startedAt = now
+        job.claimedAt = nil
     }
 
-    private func collect(_ job: inout ShardJob, _ now: UInt64) -> EngineError? {
+    private func collect(_ job: inout ShardJob, _ situation: FlushSchedule.Situation, _ now: UInt64) -> EngineError? {
         guard let ticket = job.ticket else { return nil }
         let error: EngineError
         let isOwn: Bool
@@ -277,8 +283,17 @@ final class FlushScheduler {
         case .posted:
             return nil
         case .claimed(let node):
-            if context.nodes.holdsLease(node) { return nil }
-            // Its executor is dead or does not answer: nothing is lost, another one does it.
+            if context.nodes.holdsLease(node) {
+                let claimedAt = job.claimedAt ?? now
+                job.claimedAt = claimedAt
+                guard !context.nodes.isOwn(node), situation.isMemoryScarce,
+                    ExecutorPatience.isOver(now - claimedAt, bytes: UInt64(job.bytes), bytesPerSecond: bytesPerSecond)
+                else { return nil }
+                // It lives, but its thread hangs or is too slow, and writers wait.
+                job.isForOwner = true
+                distrust.failed(isOwn: false, now)
+            }
+            // Nothing is lost, another one does it.
             takeBack(&job, ticket)
             work.lostLeases += 1
             accounts.failed(context.nodes.executor(node))

@@ -29,6 +29,8 @@ final class ControlPlane: @unchecked Sendable {
     }
     private struct Shared {
         var waiters: [Waiter] = []
+        /// The thread has ended.
+        var isStopped = false
         var manual: [CompactionScheduler.ManualRequest] = []
         var nextManualID: UInt64 = 1
         var flush = Statistics.Work()
@@ -111,6 +113,7 @@ final class ControlPlane: @unchecked Sendable {
         offload?.stop()
         compactions.stop()
         let waiters = shared.withLock { shared in
+            shared.isStopped = true
             defer { shared.waiters = [] }
             return shared.waiters
         }
@@ -120,22 +123,21 @@ final class ControlPlane: @unchecked Sendable {
 
     /// Waits until everything up to `sequence` is in tables. The memtable that holds it must be sealed.
     func waitForFlush(through sequence: SequenceNumber) throws(EngineError) {
-        try wait(for: .flushed(sequence))
+        try wait { _ in .flushed(sequence) }
     }
 
     /// Rewrites a key range (nil: unbounded) down to the bottom of the tree and waits for it.
     func compact(_ begin: [UInt8]?, _ end: [UInt8]?) throws(EngineError) {
-        let identifier = shared.withLock { shared in
+        try wait { shared in
             let identifier = shared.nextManualID
             shared.nextManualID += 1
             shared.manual.append(CompactionScheduler.ManualRequest(id: identifier, begin: begin, end: end))
-            return identifier
+            return .compacted(identifier)
         }
-        try wait(for: .compacted(identifier))
     }
 
     /// Waits until no sealed memtable is left to flush and no compaction runs or is due.
-    func waitUntilSettled() throws(EngineError) { try wait(for: .settled) }
+    func waitUntilSettled() throws(EngineError) { try wait { _ in .settled } }
 
     func fill(_ statistics: inout Statistics) {
         shared.withLock { shared in
@@ -165,9 +167,16 @@ final class ControlPlane: @unchecked Sendable {
     /// Jobs that are in the table and that somebody will collect, as of the thread's last round.
     var postedJobs: Int { shared.withLock { $0.postedJobs } }
 
-    private func wait(for goal: Waiter.Goal) throws(EngineError) {
+    /// - Parameter begin: asks for what is waited for, and says what that is.
+    private func wait(_ begin: (inout Shared) -> Waiter.Goal) throws(EngineError) {
         let done = Completion()
-        shared.withLock { $0.waiters.append(Waiter(goal: goal, done: done)) }
+        let isClosed = shared.withLock { shared in
+            // Nobody would answer.
+            if shared.isStopped { return true }
+            shared.waiters.append(Waiter(goal: begin(&shared), done: done))
+            return false
+        }
+        if isClosed { throw .closed }
         context.jobs.ringFinished()
         if let error = done.wait() { throw error }
     }
@@ -244,7 +253,7 @@ final class ControlPlane: @unchecked Sendable {
         judge(space, flushFailure, compactionFailure ?? releaseFailure, progressed: !committed.isEmpty)
         setPace()
         writes.judged()
-        answerWaiters(flushFailure ?? compactionFailure)
+        answerWaiters(flushing: flushFailure, compacting: flushFailure ?? compactionFailure ?? compactions.obstacle)
     }
 
     private func flushSituation() -> FlushSchedule.Situation {
@@ -268,6 +277,9 @@ final class ControlPlane: @unchecked Sendable {
             writes.setFailure(flush)
         } else if isJudging, let failure = logFailure.withLock({ $0 }) {
             writes.setFailure(failure)
+        } else if writes.stop.load(ordering: .relaxed) == WritePath.stoppedForLevel0, let obstacle = compactions.obstacle {
+            // Nothing is at work that would let writers go on.
+            writes.setFailure(obstacle)
         } else if writes.currentFailure != nil, flushes.isIdle || progressed {
             if case .readOnly = writes.currentFailure { return }
             writes.setFailure(nil)
@@ -343,14 +355,20 @@ final class ControlPlane: @unchecked Sendable {
         writes.throttle.setRate(Int(rate), cause: l0Pressure > dmPressure ? .l0Pressure : .dmPressure)
     }
 
-    private func answerWaiters(_ failure: EngineError?) {
+    /// - Parameters:
+    ///   - flushing: why flushes have failed; compactions that fail are no trouble of theirs.
+    ///   - compacting: why compactions have failed, or the flushes that come first.
+    private func answerWaiters(flushing: EngineError?, compacting: EngineError?) {
         let flushed = context.versions.flushedSequence
         let finished = shared.withLock { shared -> [(Completion, EngineError?)] in
             var finished: [(Completion, EngineError?)] = []
             shared.waiters.removeAll { waiter in
                 let isDone: Bool
+                var failure = compacting
                 switch waiter.goal {
-                case .flushed(let sequence): isDone = flushed >= sequence
+                case .flushed(let sequence):
+                    isDone = flushed >= sequence
+                    failure = flushing
                 case .compacted(let identifier): isDone = compactions.isFinished(identifier)
                 case .settled: isDone = context.holder.current.memtables.count == 1 && compactions.isIdle
                 }
@@ -362,12 +380,13 @@ final class ControlPlane: @unchecked Sendable {
             return finished
         }
         for (completion, error) in finished { completion.finish(error) }
+        if compacting != nil { compactions.dropRequests() }
     }
 
     /// What the manifest could not record is tried again as long as storage may mend; damage is for good.
     private func stopWriting(_ error: EngineError) {
         // Also those who began to wait after writing had ended for good: nobody else answers them.
-        defer { answerWaiters(error) }
+        defer { answerWaiters(flushing: error, compacting: error) }
         if case .readOnly = writes.currentFailure { return }
         if case .io = error { writes.setFailure(error) } else { writes.setFailure(.readOnly(reason: error.description)) }
     }

@@ -167,6 +167,34 @@ import Testing
         try database.close()
     }
 
+    /// Its heartbeat comes from a thread that does not hang.
+    @Test(.timeLimit(.minutes(2))) func aClaimThatComesToNothingIsTakenBackWhenWritersWait() throws {
+        let store = TemporaryStore()
+        let database = try store.open()
+        let nodes = NodeTable(database.core.region)
+        let node = try #require(nodes.attach(role: .worker, roles: [.flush], capacity: 8))
+        let jobs = JobTable(database.core.region)
+        let isOver = Atomic<Bool>(false)
+        let claims = Atomic<Int>(0)
+        let idler = try BackgroundThread("test-idler") {
+            while !isOver.load(ordering: .relaxed) {
+                nodes.beat(node)
+                if jobs.claim([.flush], node: node, isOwner: false) != nil { claims.wrappingAdd(1, ordering: .relaxed) }
+                usleep(1000)
+            }
+        }
+        // Twice what fits in memory.
+        for number in 0..<120_000 { try database.put(Self.key(number), Self.value(number)) }
+        isOver.store(true, ordering: .relaxed)
+        idler.join()
+        nodes.detach(node)
+        try database.flush()
+        #expect(claims.load(ordering: .relaxed) > 0)
+        #expect(database.statistics().flush.lostLeases >= claims.load(ordering: .relaxed))
+        for number in stride(from: 0, to: 120_000, by: 7) { #expect(try database.get(Self.key(number)) == Self.value(number)) }
+        try database.close()
+    }
+
     @Test func aWrongResultIsRefusedAndTheJobDoneAgain() throws {
         let store = TemporaryStore()
         let database = try store.open()
