@@ -74,6 +74,10 @@ struct MountOptions: Equatable {
                 kernel.append(option)
             case _ where Self.passed.contains(option): kernel.append(option)
             case _ where Self.ignored.contains(key) || key.hasPrefix("x-") || key == "comment": continue
+            case "remount":
+                throw CommandError(
+                    "a mount cannot get other options: unmount it and mount it again, or use mount -i -o remount,ro for what "
+                        + "the kernel alone sees to")
             default: throw CommandError("unknown mount option \(option)")
             }
         }

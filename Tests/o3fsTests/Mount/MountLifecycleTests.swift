@@ -75,6 +75,18 @@ extension MountTests {
             #expect(try String(contentsOfFile: mount["file"], encoding: .utf8) == "x")
             #expect(open(mount["new"], O_CREAT | O_WRONLY, 0o600) == -1 && errno == EROFS)
         }
+
+        @Test(.enabled(if: geteuid() == 0)) func whatTheKernelAloneSeesToCanBeChanged() throws {
+            let mount = try Mount()
+            _ = try mount.start()
+            let refused = try mount.start(["-o", "remount,ro"])
+            #expect(refused.status != 0 && refused.error.contains("unmount it"))
+            #expect(try Mount.run(["-i", "-o", "remount,ro", mount.point], of: "/bin/mount").status == 0)
+            #expect(open(mount["new"], O_CREAT | O_WRONLY, 0o600) == -1 && errno == EROFS)
+            #expect(try Mount.run(["-i", "-o", "remount,rw", mount.point], of: "/bin/mount").status == 0)
+            try "x".write(toFile: mount["new"], atomically: false, encoding: .utf8)
+            #expect(try mount.end().status == 0)
+        }
     }
 }
 
@@ -126,7 +138,7 @@ private final class Mount {
         return try #require(Int32(text.trimmingCharacters(in: .whitespacesAndNewlines)))
     }
 
-    static func run(_ arguments: [String]) throws -> Outcome {
+    static func run(_ arguments: [String], of program: String = program) throws -> Outcome {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments

@@ -50,7 +50,7 @@ import Testing
         #expect(MountOptions.split(#"a\,b,c\\d"#) == ["a,b", #"c\d"#])
     }
 
-    @Test(arguments: ["bogus", "nodev=1", "dm-size", "max_read=1", "fsname", "fsname=", "uid=x", "gid=-1", "uid"])
+    @Test(arguments: ["bogus", "nodev=1", "dm-size", "max_read=1", "fsname", "fsname=", "uid=x", "gid=-1", "uid", "remount"])
     func mistakesAreNamed(option: String) {
         let error = #expect(throws: CommandError.self) { _ = try MountOptions(["rw,\(option)"], store: "/s") }
         #expect(error?.description.contains(option) == true)
