@@ -1,9 +1,9 @@
-/// Compactions that have failed for another reason than want of room, a damaged table mostly. Their tables count as taken
-/// for a time that grows with each failure, so that what lies beside them, and newer tables of L0 among themselves, is
-/// compacted meanwhile, and the same job is not picked again and again. For one thread.
+/// Compactions that have failed for another reason than want of room, a damaged table mostly. Tables of theirs count as
+/// taken for a time that grows with each failure, so that what lies beside them, and the tables of L0 above them among
+/// themselves, is compacted meanwhile, and the same job is not picked again and again. For one thread.
 struct FailedCompactions {
     private struct Entry {
-        var compaction: Compaction
+        var files: [FileMetadata]
         var error: EngineError
         var until: UInt64
     }
@@ -17,22 +17,26 @@ struct FailedCompactions {
     /// Why the newest of those that wait has failed.
     var error: EngineError? { entries.last?.error }
 
-    /// - Parameter compaction: its tables are marked as taken.
+    /// - Parameter compaction: its tables of the output level are marked as taken: without them it is not picked. When it
+    ///   had none there, all of them are.
     mutating func add(_ compaction: Compaction, _ error: EngineError, _ now: UInt64) {
-        var count = 0
-        for file in compaction.files {
+        guard let files = compaction.inputs.last?.files else { return }
+        var count = 1
+        for file in files {
             failures[file.number, default: 0] += 1
             count = max(count, failures[file.number, default: 1])
+            file.isBeingCompacted.store(true, ordering: .relaxed)
         }
-        compaction.setBusy(true)
         let pause = Self.firstPauseNanoseconds << UInt64(min(count - 1, Self.mostDoublings))
-        entries.append(Entry(compaction: compaction, error: error, until: now + pause))
+        entries.append(Entry(files: files, error: error, until: now + pause))
     }
 
     /// Lets go of the tables of those that have waited long enough.
     mutating func release(_ now: UInt64) {
         guard !entries.isEmpty else { return }
-        for entry in entries where entry.until <= now { entry.compaction.setBusy(false) }
+        for file in entries.lazy.filter({ $0.until <= now }).flatMap(\.files) {
+            file.isBeingCompacted.store(false, ordering: .relaxed)
+        }
         entries.removeAll { $0.until <= now }
     }
 
