@@ -29,6 +29,11 @@ struct CompactionDescriptor: Sendable {
     private static let formatVersion: UInt8 = 3
     private static let maximumKeyBytes = 16_384
 
+    /// Whether its outputs may have this number.
+    func isOutput(_ number: UInt64) -> Bool {
+        number >= firstOutputNumber && number - firstOutputNumber < UInt64(outputNumberCount)
+    }
+
     func encode() -> [UInt8] {
         var writer = ByteWriter(capacity: 1024)
         writer.append(Self.formatVersion)

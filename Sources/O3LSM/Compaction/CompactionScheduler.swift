@@ -354,10 +354,15 @@ final class CompactionScheduler {
                         }
                     } catch { run.failure = error }
                 case .failed(let message, let node):
+                    let failure = JobFailure(encoded: message)
+                    if failure.posixCode == E2BIG {
+                        context.jobs.release(ticket)
+                        runDirectly(&run.parts[index])
+                        continue
+                    }
                     let isOwn = context.nodes.isOwn(node)
                     accounts.failed(context.nodes.executor(node))
-                    distrust.failed(isOwn: isOwn, monotonicNanoseconds())
-                    let failure = JobFailure(encoded: message)
+                    distrust.failed(isOwn: isOwn, now)
                     if isOwn {
                         run.failure = .io(
                             operation: "compact (\(failure.message)) in", path: context.layout.tableDirectory,
@@ -381,6 +386,15 @@ final class CompactionScheduler {
                 run.parts[index].direct = nil
             }
         }
+    }
+
+    /// Does a part again whose result is too long for the job table.
+    private func runDirectly(_ part: inout Part) {
+        work.failedJobs += 1
+        part.ticket = nil
+        part.attempt = nil
+        files.discard(part.descriptor.isOutput)
+        part.direct = DirectRun(executor, part.descriptor)
     }
 
     /// Commits a finished compaction, or gives it up.
@@ -431,12 +445,7 @@ final class CompactionScheduler {
     private func discardTables(_ run: Running) {
         work.failedJobs += 1
         for executor in run.parts.compactMap(\.executor) { accounts.failed(executor) }
-        files.discard { number in
-            run.parts.contains { part in
-                let first = part.descriptor.firstOutputNumber
-                return number >= first && number - first < UInt64(part.descriptor.outputNumberCount)
-            }
-        }
+        files.discard { number in run.parts.contains { $0.descriptor.isOutput(number) } }
     }
 
     /// Gives the tables their own names; nil when that is done.

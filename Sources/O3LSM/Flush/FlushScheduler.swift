@@ -130,6 +130,10 @@ final class FlushScheduler {
     private func plan(_ memtables: [Memtable]) -> Plan {
         let maps = memtables.map(\.map)
         let level0 = context.versions.current.levels[0]
+        // Others lie beyond all entries: they keep none of them from hiding another.
+        let flushed = context.versions.flushedSequence
+        let last = memtables.last?.lastSequence ?? maximumSequenceNumber
+        let snapshots = context.snapshots.sequences.filter { $0 > flushed && $0 < last }
         var shards: [ShardJob] = []
         for position in maps[0].shards.indices {
             let lower = maps[0].shards[position].lowerBound
@@ -160,7 +164,7 @@ final class FlushScheduler {
                 ShardJob(
                     descriptor: FlushDescriptor(
                         sources: sources, lowerBound: lower, upperBound: upper, fileNumber: 0,
-                        snapshots: context.snapshots.sequences, blockSize: context.options.blockSize,
+                        snapshots: snapshots, blockSize: context.options.blockSize,
                         compression: context.options.compression,
                         bloomBitsPerKey: context.options.bloomBitsPerKey),
                     expectedEntries: points, hasTombstones: hasTombstones, isLocal: !memtables[0].isInDM, bytes: bytes,

@@ -74,6 +74,33 @@ import Testing
         try database.close()
     }
 
+    /// Few inputs, whose descriptor fits the job table, and outputs whose bounds do not.
+    @Test func aResultThatIsTooLongForTheJobTableIsNoFailure() throws {
+        let store = TemporaryStore()
+        var options = TemporaryStore.smallOptions
+        options.dmSize = 256 << 20
+        options.memtableSize = 64 << 20
+        options.compactionThreads = 1
+        options.compression = .none
+        options.disableAutomaticCompaction = true
+        let database = try store.open(options)
+        let prefix = [UInt8](repeating: 0x61, count: 2000)
+        let value = [UInt8](repeating: 7, count: 40_000)
+        for _ in 0...1 {
+            for number in 0..<900 { try database.put(prefix + Self.key(number), value) }
+            try database.flush()
+        }
+        try database.compact()
+        let tables = database.core.versions.current.levels
+        #expect(tables[0].isEmpty)
+        let bounds = tables.joined().reduce(0) { $0 + $1.smallest.userKey.count + $1.largest.userKey.count }
+        #expect(bounds > RegionLayout.Job.maximumResultBytes)
+        #expect(database.statistics().compaction.failedJobs > 0, "the result was too long")
+        for number in stride(from: 0, to: 900, by: 13) { #expect(try database.get(prefix + Self.key(number)) == value) }
+        #expect(try database.verify().isEmpty)
+        try database.close()
+    }
+
     @Test(.timeLimit(.minutes(1))) func nobodyWaitsForAClosedStore() throws {
         let store = TemporaryStore()
         let database = try store.open()
