@@ -211,7 +211,8 @@ final class EngineCore: @unchecked Sendable {
             } else {
                 sources.append(memtable.makeIterator())
             }
-            tombstones += memtable.tombstones.tombstones(from: read.lowerBound, to: read.upperBound)
+            tombstones += memtable.tombstones.tombstones(
+                from: read.lowerBound, to: read.upperBound, newestUpTo: sequence)
         }
         let tables = self.tables
         let fillCache = read.fillCache

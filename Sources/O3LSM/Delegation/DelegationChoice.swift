@@ -246,7 +246,7 @@ final class DelegationChoice: @unchecked Sendable {
             if exchanged {
                 trialCount.wrappingAdd(1, ordering: .relaxed)
                 passed.store(0, ordering: .relaxed)
-                let isWarmUp = burstLength.load(ordering: .relaxed) - left < burstWarmUp.load(ordering: .relaxed)
+                let isWarmUp = burstLength.load(ordering: .relaxed) &- left < burstWarmUp.load(ordering: .relaxed)
                     && cost < Self.mostBurstNanoseconds / 2
                 let isDelegated = found & Mark.isBurstDelegated != 0
                 if isDelegated { delegatedReads.wrappingAdd(1, ordering: .relaxed) }

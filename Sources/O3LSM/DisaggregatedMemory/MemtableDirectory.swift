@@ -20,6 +20,9 @@ struct MemtableDirectory: @unchecked Sendable {
         (0..<Slot.count).first { state($0) == .free && !taken.contains($0) }
     }
 
+    /// Share of the slots that are taken, 0 ... 1.
+    var occupancy: Double { Double((0..<Slot.count).count { state($0) != .free }) / Double(Slot.count) }
+
     /// nil for a value that no version of the layout has used.
     func state(_ slot: Int) -> MemtableState? {
         MemtableState(rawValue: stateWord(slot).pointee.load(ordering: .acquiring))

@@ -58,7 +58,8 @@ struct FlushExecutor: Sendable {
             $0.memtable.tombstones.tombstones(
                 from: descriptor.lowerBound.isEmpty ? nil : descriptor.lowerBound, to: descriptor.upperBound)
         }
-        let tombstones = FragmentedTombstones(clipped)
+        // Nested ones would take the square of their number in the table.
+        let tombstones = FragmentedTombstones(clipped, newestPerStratumOf: descriptor.snapshots)
         let strata = SnapshotStrata(descriptor.snapshots)
         var merge = try FlushMerge(sources)
         var read: UInt64 = 0
@@ -89,7 +90,7 @@ struct FlushExecutor: Sendable {
             }
             try merge.next()
         }
-        for tombstone in clipped { try builder.addRangeTombstone(tombstone) }
+        for tombstone in tombstones.tombstones() { try builder.addRangeTombstone(tombstone) }
         guard let metadata = try builder.finish() else {
             try file.close()
             try storage.delete(path)

@@ -199,8 +199,10 @@ final class Memtable: @unchecked Sendable {
 
     // MARK: Reservation (under the write path's lock)
 
-    /// Whether a shard's slab table has little room left: the memtable must be sealed, however much it holds.
-    private(set) var isExhausted = false
+    private var hasFullShard = false
+    /// Whether a shard's slab table has little room left, or range tombstones are many: the memtable must be sealed, however
+    /// much it holds.
+    var isExhausted: Bool { hasFullShard || tombstones.isCrowded }
 
     /// Room for one entry in a shard of the current map.
     ///
@@ -208,7 +210,7 @@ final class Memtable: @unchecked Sendable {
     func reserve(_ shard: Shard, _ bytes: Int, _ sequence: SequenceNumber) -> UInt32 {
         let wasEmpty = shard.slabs.isEmpty
         let offset = shard.reserve(bytes, sequence: sequence, allocator: allocator)
-        if shard.isNearlyFull { isExhausted = true }
+        if shard.isNearlyFull { hasFullShard = true }
         guard offset != 0 else { return 0 }
         if wasEmpty, let root = shard.slabs.first { directory.setRootSlab(slot, shard: shard.index, slab: root) }
         storedBytes.wrappingAdd(bytes, ordering: .relaxed)

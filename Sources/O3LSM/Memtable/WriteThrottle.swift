@@ -56,7 +56,8 @@ final class WriteThrottle: Sendable {
         var free = nextFreeNanoseconds.load(ordering: .relaxed)
         while true {
             let (exchanged, original) = nextFreeNanoseconds.compareExchange(
-                expected: free, desired: max(free, now) + price, ordering: .relaxed)
+                // Nobody sleeps for longer than a second, so that more would never be paid back.
+                expected: free, desired: min(max(free, now), now + 1_000_000_000) + price, ordering: .relaxed)
             if exchanged { break }
             free = original
         }

@@ -256,10 +256,15 @@ final class ControlPlane: @unchecked Sendable {
         answerWaiters(flushing: flushFailure, compacting: flushFailure ?? compactionFailure ?? compactions.obstacle)
     }
 
+    /// Share of DM in use, 0 ... 1: of its slabs, or of the places for memtables, which small ones may fill before.
+    private var memoryOccupancy: Double {
+        max(offload?.dmOccupancy ?? writes.allocator.occupancy, MemtableDirectory(context.region).occupancy)
+    }
+
     private func flushSituation() -> FlushSchedule.Situation {
         FlushSchedule.Situation(
             slots: context.options.flushThreads + context.nodes.capacity(for: .flush),
-            occupancy: offload?.dmOccupancy ?? writes.allocator.occupancy,
+            occupancy: memoryOccupancy,
             level0Depth: compactions.l0Depth(context.versions.current),
             level0Trigger: context.options.l0CompactionTrigger)
     }
@@ -338,7 +343,7 @@ final class ControlPlane: @unchecked Sendable {
             mustStop ? WritePath.stoppedForLevel0 : waitsForSpace ? WritePath.stoppedForSpace : 0, ordering: .releasing)
         if wasStopped, !mustStop, !waitsForSpace { writes.roomFreed() }
 
-        let dmPressure = max(0, ((offload?.dmOccupancy ?? writes.allocator.occupancy) - 0.6) / 0.4)
+        let dmPressure = max(0, (memoryOccupancy - 0.6) / 0.4)
         let l0Pressure =
             options.disableAutomaticCompaction || depth < options.l0SlowdownTrigger
             ? 0
