@@ -76,7 +76,13 @@ extension MountTests {
                 defer { close(file) }
                 for start in stride(from: 0, to: bytes.count, by: 100_000) {
                     let isWritten = bytes.withUnsafeBytes { buffer in
-                        timed { pwrite(file, buffer.baseAddress! + start, 100_000, off_t(start)) }  // never empty
+                        // Never empty. A part that was written is an answer, too, but acknowledges no more than that.
+                        var count = 0
+                        let isTaken = timed {
+                            count = pwrite(file, buffer.baseAddress! + start, 100_000, off_t(start))
+                            return count
+                        }
+                        return isTaken && count == 100_000
                     }
                     guard isWritten else { return false }
                 }
@@ -101,7 +107,10 @@ extension MountTests {
                     if count < 0 { return mayFail && errno == EIO ? nil : "\(name) cannot be read: \(errno)" }
                     // A read that meets an error behind some bytes answers with those.
                     let isWhole = count == bytes.count || mayFail && count < bytes.count
-                    guard isWhole, Array(found[..<count]) == Array(bytes[..<count]) else { return "\(name) is wrong" }
+                    guard isWhole, Array(found[..<count]) == Array(bytes[..<count]) else {
+                        let place = zip(found, bytes).enumerated().first { $1.0 != $1.1 }?.offset
+                        return "\(name) is wrong: \(count) bytes, the first other one at \(place ?? -1)"
+                    }
                     return nil
                 }
             }
