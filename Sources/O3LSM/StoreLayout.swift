@@ -46,6 +46,21 @@ struct StoreLayout: Sendable {
         return UInt64(digits)
     }
 
+    /// Before the directory is removed as what an import or a repair has left: whether it may be that.
+    ///
+    /// - Throws: `.invalidArgument` when it belongs to somebody else, is no directory, or holds something and nothing of a store.
+    func checkIsLeftover(_ storage: any Storage) throws(EngineError) {
+        try storage.checkOwn(root)
+        let names = try storage.list(root)
+        // A crash may have left any of them.
+        let known: Set = ["LOCK", "IDENTITY", "CURRENT", "ORIGIN", "wal", "sst", "snapshots"]
+        let isOfStore = names.contains { known.contains($0) || $0.hasPrefix("MANIFEST-") || $0.hasSuffix(temporaryFileSuffix) }
+        guard names.isEmpty || isOfStore else {
+            throw .invalidArgument(
+                "\(root) is where a new state would be built, and it is something else (it holds \(names.sorted()[0])): move it")
+        }
+    }
+
     private func padded(_ number: UInt64) -> String {
         let text = String(number)
         return String(repeating: "0", count: max(0, 6 - text.count)) + text

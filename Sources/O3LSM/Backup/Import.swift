@@ -38,23 +38,27 @@ public struct Import {
     /// - Throws: `.invalidArgument` when the stream does not fit what is at the store's path, `.storeInUse`,
     ///   `.corruption`, `.io`; then the store is what it was.
     public func run(progress: (BackupCounts) -> Void = { _ in }) throws(EngineError) -> BackupCounts {
-        try finishEarlierImport()
         if reader.header.base == nil {
             try checkNothingIsThere()
+            try finishEarlierImport()
             try storage.createNewDirectory(building)
-            try apply(progress)
+            let held = try apply(progress)
+            defer { withExtendedLifetime(held) {} }
             try storage.rename(building, to: store)
+            try storage.syncDirectory(parent)
         } else {
             // It will be removed in the end.
             try storage.checkOwn(store)
-            let held = try cloneBase()
-            defer { withExtendedLifetime(held) {} }
-            try apply(progress)
+            let old = try cloneBase()
+            defer { withExtendedLifetime(old) {} }
+            let new = try apply(progress)
+            defer { withExtendedLifetime(new) {} }
             // The new store takes the old one's name, and the old one the new one's, in one step.
             try storage.exchange(building, with: store)
+            try storage.syncDirectory(parent)
+            try keepSnapshots()
+            try storage.removeTree(building)
         }
-        try storage.syncDirectory(parent)
-        try finishEarlierImport()
         return reader.counts
     }
 
@@ -68,15 +72,42 @@ public struct Import {
 
     /// Removes what an import has left that did not come to its end; one that came as far as the exchange has left
     /// the old store there, whose snapshots are to be kept.
+    ///
+    /// - Throws: `.storeInUse` while that import is at work.
     private func finishEarlierImport() throws(EngineError) {
         guard storage.exists(building) else { return }
-        try storage.checkOwn(building)
-        let (old, new) = (StoreLayout(root: building), StoreLayout(root: store))
-        if storage.exists(old.snapshotDirectory), storage.exists(new.identity), !storage.exists(new.snapshotDirectory) {
-            try storage.rename(old.snapshotDirectory, to: new.snapshotDirectory)
-            try storage.syncDirectory(store)
+        let layout = StoreLayout(root: building)
+        try layout.checkIsLeftover(storage)
+        let held = try storage.lock(layout.lock)
+        defer { withExtendedLifetime(held) {} }
+        try keepSnapshots()
+        // The memory of an import that was killed. After the exchange it is the old store's, which was closed.
+        if let left = try? StoreIdentity.load(from: layout.identity, storage: storage),
+            (try? StoreIdentity.load(from: StoreLayout(root: store).identity, storage: storage))?.storeID != left.storeID
+        {
+            Region.unlink(storeID: left.storeID)
         }
         try storage.removeTree(building)
+    }
+
+    /// After an exchange: gives the store the snapshots of the old one.
+    private func keepSnapshots() throws(EngineError) {
+        let (old, new) = (StoreLayout(root: building), StoreLayout(root: store))
+        guard storage.exists(old.snapshotDirectory), storage.exists(new.identity) else { return }
+        guard storage.exists(new.snapshotDirectory) else {
+            try storage.rename(old.snapshotDirectory, to: new.snapshotDirectory)
+            return try storage.syncDirectory(store)
+        }
+        for name in try storage.list(old.snapshotDirectory) where !name.hasPrefix(".") {
+            let kept = new.snapshotDirectory + "/" + name
+            guard !storage.exists(kept) else {
+                throw .invalidArgument(
+                    "an import that was interrupted has left a snapshot \(name) in \(old.snapshotDirectory), and the store has "
+                        + "another one of that name: delete or move one of them")
+            }
+            try storage.rename(old.snapshotDirectory + "/" + name, to: kept)
+        }
+        try storage.syncDirectory(new.snapshotDirectory)
     }
 
     private func checkNothingIsThere() throws(EngineError) {
@@ -94,6 +125,8 @@ public struct Import {
         let database = try Database.open(store, options: Self.options, storage: storage)
         let held = database.core.heldLock
         do throws(EngineError) {
+            // Only who has the store may touch what lies beside it.
+            try finishEarlierImport()
             guard let origin = try OriginFile.load(layout, storage), origin.snapshot == reader.header.base else {
                 throw .invalidArgument(
                     "the stream holds what has changed since the snapshot \(reader.header.base ?? ""), which \(store) "
@@ -122,9 +155,12 @@ public struct Import {
     }
 
     /// Writes the stream into the building, and makes it a whole store on storage.
-    private func apply(_ progress: (BackupCounts) -> Void) throws(EngineError) {
+    ///
+    /// - Returns: the building's lock.
+    private func apply(_ progress: (BackupCounts) -> Void) throws(EngineError) -> (any FileLock)? {
         do throws(EngineError) {
             let database = try Database.open(building, options: Self.options, storage: storage)
+            let held = database.core.heldLock
             do throws(EngineError) {
                 let batch = WriteBatch(capacity: 2 << 20)
                 var bytes = 0
@@ -148,6 +184,7 @@ public struct Import {
             try storage.replace(
                 layout.origin, in: layout.root,
                 with: OriginFile(snapshot: reader.header.snapshot, sequence: sequence).encoded)
+            return held
         } catch {
             try? storage.removeTree(building)
             throw error

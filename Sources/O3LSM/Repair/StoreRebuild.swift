@@ -31,6 +31,10 @@ struct StoreRebuild {
                 try storage.rename(building.root, to: layout.root)
                 try storage.syncDirectory(parent(layout))
             } else if storage.exists(layout.root) {
+                try building.checkIsLeftover(storage)
+                // Held by the repair that is at work on it, if there is one.
+                let held = try storage.lock(layout.lock)
+                defer { withExtendedLifetime(held) {} }
                 try storage.removeTree(building.root)
             }
         }

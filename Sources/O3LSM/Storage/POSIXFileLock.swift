@@ -19,7 +19,7 @@ final class POSIXFileLock: FileLock {
     init(path: String, shared: SharedStoreLock? = nil) throws(EngineError) {
         let opened =
             if let held = shared?.descriptor { DescriptorHandle(owning: held) } else {
-                try DescriptorHandle(path: path, flags: O_RDWR | O_CREAT)
+                try Self.open(path)
             }
         let file = opened.number
         var waited = 0
@@ -39,6 +39,14 @@ final class POSIXFileLock: FileLock {
         descriptor = opened
         isShared = shared != nil
         shared?.set(file)
+    }
+
+    /// Where nothing may be written, a lock needs no more than a file that can be read.
+    private static func open(_ path: String) throws(EngineError) -> DescriptorHandle {
+        do throws(EngineError) { return try DescriptorHandle(path: path, flags: O_RDWR | O_CREAT) } catch {
+            guard error.posixCode == EROFS else { throw error }
+            return try DescriptorHandle(path: path, flags: O_RDONLY)
+        }
     }
 
     deinit {

@@ -41,6 +41,9 @@ struct ExportCommand: ParsableCommand {
         if output == nil, Console.outputIsTerminal {
             throw CommandError("the stream is not for a terminal: send it to a file or a pipe")
         }
+        // A snapshot and half a stream are not to be left behind.
+        Interruption.keep()
+        defer { Interruption.end() }
         if let snapshot {
             try export(try directory.find(snapshot), base)
         } else {
@@ -82,8 +85,10 @@ struct ExportCommand: ParsableCommand {
     private static func write(_ bytes: UnsafeRawBufferPointer, to file: Int32, _ name: String) throws(EngineError) {
         var written = 0
         while written < bytes.count {
+            if Interruption.isPending { throw .io(operation: "write", path: name, code: EINTR) }
             let count = Glibc.write(file, bytes.baseAddress.map { $0 + written }, bytes.count - written)
             if count < 0 {
+                // A signal of interest is seen above.
                 if errno == EINTR { continue }
                 throw .io(operation: "write", path: name, code: errno)
             }

@@ -16,11 +16,11 @@ struct MountOptions: Equatable {
         "dm-size", "placement", "local-buffer", "transfer-threads", "memtable-size", "shards", "cache-size", "offset-cache", "bloom-bits",
         "compression", "block-size",
         "commit-interval", "flush-threads", "compaction-threads", "file-block-size", "max-size", "max-inodes", "threads", "workers", "worker-lease", "attr-timeout",
-        "read-delegation", "entry-timeout", "negative-timeout", "read-ahead", "log-file", "max-restarts", "snapshot", "scrub-rate", "storage-latency", "storage-bandwidth",
+        "read-delegation", "entry-timeout", "negative-timeout", "read-ahead", "log-file", "max-restarts", "start-patience", "dm-latency", "dm-bandwidth", "snapshot", "scrub-rate", "storage-latency", "storage-bandwidth",
     ]
 
     /// Options of `o3fs mount` that fstab can give as a word: each is `--name`.
-    static let namedFlags: Set<String> = ["writeback-cache", "survive", "no-survive"]
+    static let namedFlags: Set<String> = ["writeback-cache", "core-dumps", "dm-prefault", "survive", "no-survive"]
 
     /// What the kernel and libfuse understand.
     private static let passed: Set<String> = [
