@@ -67,7 +67,7 @@ final class WritePath: @unchecked Sendable {
         let bytes = try validate(batch)
         if batch.isEmpty { return region.visibleSequence }
         try admit(batch, bytes)
-        return try place(batch, bytes)
+        return try placeWhenThereIsRoom(batch, bytes)
     }
 
     /// As `write`, but never held up: nil, and nothing done, when a writer would have to wait for memory or storage. It is
@@ -77,21 +77,14 @@ final class WritePath: @unchecked Sendable {
         if batch.isEmpty { return region.visibleSequence }
         if hasFailure.load(ordering: .relaxed) { try throwFailure() }
         guard stop.load(ordering: .relaxed) == 0 else { return nil }
-        let room = bytes + batch.count * WritePath.entryOverheadBytes
-        var reserved = reserve(batch, room)
-        while reserved == nil {
-            if lock.withLock({ $0.isClosed }) { throw .closed }
-            guard try trySwitch(needing: room, batch.count) else { return nil }
-            reserved = reserve(batch, room)
-        }
-        return reserved.map { commit(batch, bytes, $0, $1) }
+        return try place(batch, bytes, waits: false)
     }
 
     /// As `write`, for what storage holds already: neither a full disk nor another failure keeps it out, unless memory
     /// is full and flushes fail.
     func replay(_ batch: WriteBatch) throws(EngineError) -> SequenceNumber {
         let bytes = try validate(batch)
-        return batch.isEmpty ? region.visibleSequence : try place(batch, bytes)
+        return batch.isEmpty ? region.visibleSequence : try placeWhenThereIsRoom(batch, bytes)
     }
 
     /// Waits for as long as writers are held up.
@@ -103,21 +96,22 @@ final class WritePath: @unchecked Sendable {
         if stop.load(ordering: .relaxed) != 0 { try waitWhileStopped(batch, bytes) }
     }
 
-    private func place(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) -> SequenceNumber {
+    private func placeWhenThereIsRoom(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) -> SequenceNumber {
+        guard let last = try place(batch, bytes, waits: true) else { throw .closed }
+        return last
+    }
+
+    /// - Returns: the last sequence number; nil when there is no room and the caller does not wait for any.
+    @inline(__always)
+    private func place(_ batch: WriteBatch, _ bytes: Int, waits: Bool) throws(EngineError) -> SequenceNumber? {
         let room = bytes + batch.count * WritePath.entryOverheadBytes
         try checkFits(room, batch.count)
         var reserved = reserve(batch, room)
         while reserved == nil {
-            try makeRoom(for: room, batch.count)
+            guard try makeRoom(for: room, batch.count, waits: waits) else { return nil }
             reserved = reserve(batch, room)
         }
         guard let (memtable, first) = reserved else { throw .closed }
-        return commit(batch, bytes, memtable, first)
-    }
-
-    /// Fills what was reserved and makes it visible.
-    @inline(__always)
-    private func commit(_ batch: WriteBatch, _ bytes: Int, _ memtable: Memtable, _ first: SequenceNumber) -> SequenceNumber {
         fill(batch, memtable, first)
         let last = first + UInt64(batch.count) - 1
         publish(first, last)
@@ -268,15 +262,16 @@ final class WritePath: @unchecked Sendable {
     // MARK: Making room
 
     /// Seals the active memtable and puts a new one in its place; waits, a bounded time and counted, while
-    /// the region has no room for one.
-    private func makeRoom(for bytes: Int, _ count: Int) throws(EngineError) {
+    /// the region has no room for one, or answers false.
+    private func makeRoom(for bytes: Int, _ count: Int, waits: Bool) throws(EngineError) -> Bool {
         let start = monotonicNanoseconds()
         var waited = false
         defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
         while true {
             let ticket = roomBell.ticket
             if lock.withLock({ $0.isClosed }) { throw .closed }
-            if try trySwitch(needing: bytes, count) { return }
+            if try trySwitch(needing: bytes, count) { return true }
+            guard waits else { return false }
             if hasFailure.load(ordering: .relaxed) { try throwFailure() }
             waited = true
             waitForRoom(ticket)
