@@ -17,8 +17,7 @@ final class CompactionScheduler {
         var ticket: JobTable.Ticket?
         /// What the names of its tables carry; nil when they have their own.
         var attempt: UInt64?
-        /// When another node was first seen at it.
-        var claimedAt: UInt64?
+        var patience = ExecutorPatience()
         /// Set when the descriptor is too long for the job table and runs on a thread of its own.
         var direct: DirectRun?
         var result: CompactionResult?
@@ -331,12 +330,9 @@ final class CompactionScheduler {
                 case .posted: continue
                 case .claimed(let node):
                     if context.nodes.holdsLease(node) {
-                        let claimedAt = run.parts[index].claimedAt ?? now
-                        run.parts[index].claimedAt = claimedAt
-                        guard !context.nodes.isOwn(node), isLevel0Deep,
-                            ExecutorPatience.isOver(
-                                now - claimedAt, bytes: run.compaction.inputBytes, bytesPerSecond: l0BytesPerSecond)
-                        else { continue }
+                        let isOver = run.parts[index].patience.isOver(
+                            now, bytes: run.compaction.inputBytes, bytesPerSecond: l0BytesPerSecond)
+                        guard isOver, !context.nodes.isOwn(node), isLevel0Deep else { continue }
                         // It lives, but its thread hangs or is too slow, and writers are slowed down.
                         distrust.failed(isOwn: false, now)
                     }

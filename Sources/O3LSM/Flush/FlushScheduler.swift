@@ -33,8 +33,7 @@ final class FlushScheduler {
         var isSuspect = false
         var retryAt: UInt64 = 0
         var startedAt: UInt64 = 0
-        /// When another node was first seen at it.
-        var claimedAt: UInt64?
+        var patience = ExecutorPatience()
         /// A worker has taken too long: only the owner does it now.
         var isForOwner = false
         /// Of the shards, and of L0 over them when the job was planned.
@@ -276,7 +275,7 @@ final class FlushScheduler {
             isLocal: job.isLocal || job.isForOwner || distrust.isActive(now))
         job.attempt = job.ticket?.generation ?? 0
         job.startedAt = now
-        job.claimedAt = nil
+        job.patience = ExecutorPatience()
     }
 
     private func collect(_ job: inout ShardJob, _ situation: FlushSchedule.Situation, _ now: UInt64) -> EngineError? {
@@ -288,11 +287,8 @@ final class FlushScheduler {
             return nil
         case .claimed(let node):
             if context.nodes.holdsLease(node) {
-                let claimedAt = job.claimedAt ?? now
-                job.claimedAt = claimedAt
-                guard !context.nodes.isOwn(node), situation.isMemoryScarce,
-                    ExecutorPatience.isOver(now - claimedAt, bytes: UInt64(job.bytes), bytesPerSecond: bytesPerSecond)
-                else { return nil }
+                let isOver = job.patience.isOver(now, bytes: UInt64(job.bytes), bytesPerSecond: bytesPerSecond)
+                guard isOver, !context.nodes.isOwn(node), situation.isMemoryScarce else { return nil }
                 // It lives, but its thread hangs or is too slow, and writers wait.
                 job.isForOwner = true
                 distrust.failed(isOwn: false, now)
