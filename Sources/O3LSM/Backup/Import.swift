@@ -92,22 +92,12 @@ public struct Import {
 
     /// After an exchange: gives the store the snapshots of the old one.
     private func keepSnapshots() throws(EngineError) {
-        let (old, new) = (StoreLayout(root: building), StoreLayout(root: store))
-        guard storage.exists(old.snapshotDirectory), storage.exists(new.identity) else { return }
-        guard storage.exists(new.snapshotDirectory) else {
-            try storage.rename(old.snapshotDirectory, to: new.snapshotDirectory)
-            return try storage.syncDirectory(store)
-        }
-        for name in try storage.list(old.snapshotDirectory) where !name.hasPrefix(".") {
-            let kept = new.snapshotDirectory + "/" + name
-            guard !storage.exists(kept) else {
-                throw .invalidArgument(
-                    "an import that was interrupted has left a snapshot \(name) in \(old.snapshotDirectory), and the store has "
-                        + "another one of that name: delete or move one of them")
-            }
-            try storage.rename(old.snapshotDirectory + "/" + name, to: kept)
-        }
-        try storage.syncDirectory(new.snapshotDirectory)
+        let old = StoreLayout(root: building)
+        let taken = try SnapshotDirectory(store: store, storage: storage).adopt(from: old)
+        guard let name = taken.first else { return }
+        throw .invalidArgument(
+            "an import that was interrupted has left a snapshot \(name) in \(old.snapshotDirectory), and the store has another "
+                + "one of that name: delete or move one of them")
     }
 
     private func checkNothingIsThere() throws(EngineError) {

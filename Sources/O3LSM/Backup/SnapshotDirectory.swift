@@ -127,6 +127,28 @@ public struct SnapshotDirectory: Sendable {
 
     private static let unfinishedSuffix = ".unfinished"
 
+    /// Moves here the snapshots of a store that this one has taken the place of. Who is interrupted begins again.
+    ///
+    /// - Returns: the names that this store has, too; those stay where they are.
+    func adopt(from old: StoreLayout) throws(EngineError) -> [String] {
+        guard storage.exists(old.snapshotDirectory), storage.exists(StoreLayout(root: store).identity) else { return [] }
+        guard storage.exists(path) else {
+            try storage.rename(old.snapshotDirectory, to: path)
+            try storage.syncDirectory(store)
+            try storage.syncDirectory(old.root)
+            return []
+        }
+        var taken: [String] = []
+        for name in try storage.list(old.snapshotDirectory) where !name.hasPrefix(".") {
+            if storage.exists(path(of: name)) { taken.append(name) } else {
+                try storage.rename(old.snapshotDirectory + "/" + name, to: path(of: name))
+            }
+        }
+        try storage.syncDirectory(path)
+        try storage.syncDirectory(old.snapshotDirectory)
+        return taken
+    }
+
     /// Removes what a crash has left of snapshots that were being made or deleted. For the owner of the store.
     func removeLeftovers() throws(EngineError) {
         guard storage.exists(path) else { return }

@@ -39,8 +39,8 @@ struct StoreRebuild {
             }
         }
         guard storage.exists(aside.root) else { return }
-        if storage.exists(aside.snapshotDirectory), !storage.exists(layout.snapshotDirectory) { try storage.checkOwn(aside.root) }
-        try moveSnapshots(from: aside, to: layout, storage)
+        if storage.exists(aside.snapshotDirectory) { try storage.checkOwn(aside.root) }
+        try adoptSnapshots(layout, storage)
     }
 
     static func logNumbers(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) -> [UInt64] {
@@ -183,20 +183,14 @@ struct StoreRebuild {
         try storage.rename(layout.root, to: aside.root)
         try storage.rename(target.root, to: layout.root)
         try storage.syncDirectory(Self.parent(layout))
-        try Self.moveSnapshots(from: aside, to: layout, storage)
+        try Self.adoptSnapshots(layout, storage)
         // Nobody will ask for the memory of an identity that is gone.
         if let identity { Region.unlink(storeID: identity.storeID) }
     }
 
-    private static func moveSnapshots(
-        from old: StoreLayout, to new: StoreLayout, _ storage: any Storage
-    ) throws(EngineError) {
-        guard storage.exists(old.snapshotDirectory), storage.exists(new.identity),
-            !storage.exists(new.snapshotDirectory)
-        else { return }
-        try storage.rename(old.snapshotDirectory, to: new.snapshotDirectory)
-        try storage.syncDirectory(new.root)
-        try storage.syncDirectory(old.root)
+    /// Those whose names the new store has given meanwhile stay with the damaged one.
+    private static func adoptSnapshots(_ layout: StoreLayout, _ storage: any Storage) throws(EngineError) {
+        _ = try SnapshotDirectory(store: layout.root, storage: storage).adopt(from: StoreLayout(root: aside(layout)))
     }
 
     private static func parent(_ layout: StoreLayout) -> String {

@@ -165,6 +165,63 @@ import Testing
         #expect(try storage.list(elsewhere) == ["f"])
     }
 
+    /// Where the new state is to be built lies something else, or an import that is at work.
+    @Test func anImportRemovesNothingThatIsNotItsOwn() throws {
+        let directory = TemporaryStore("snapshots")
+        let database = try Database.open(directory.path, options: Self.options())
+        try database.put([1], [1])
+        let snapshot = try database.createSnapshot("first")
+        try database.close()
+        let copy = directory.path + "-copy"
+        let storage = POSIXStorage()
+        defer { for path in [copy, copy + ".import"] { try? storage.removeTree(path) } }
+        try storage.createNewDirectory(copy + ".import")
+        try storage.create(copy + ".import/f").close()
+        let stream = try Self.export(snapshot, since: nil)
+        #expect(throws: EngineError.self) { try Self.importing(stream, to: copy).run() }
+        #expect(try storage.list(copy + ".import") == ["f"])
+        try storage.delete(copy + ".import/f")
+        let held = try storage.lock(copy + ".import/LOCK")
+        let error = #expect(throws: EngineError.self) { try Self.importing(stream, to: copy).run() }
+        if case .storeInUse? = error {} else { Issue.record("\(String(describing: error))") }
+        #expect(storage.exists(copy + ".import/LOCK"))
+        withExtendedLifetime(held) {}
+    }
+
+    /// An import that was interrupted after the exchange has left the store's snapshots beside it, and the store has got
+    /// another one since.
+    @Test func snapshotsOfBeforeAndAfterAnInterruptedImportStay() throws {
+        let directory = TemporaryStore("snapshots")
+        let database = try Database.open(directory.path, options: Self.options())
+        var snapshots: [StoreSnapshot] = []
+        for number in 1...3 as ClosedRange<UInt8> {
+            try database.put([number], [number])
+            snapshots.append(try database.createSnapshot("s\(number)"))
+        }
+        try database.close()
+        let copy = directory.path + "-copy"
+        let storage = POSIXStorage()
+        defer { for path in [copy, copy + ".import"] { try? storage.removeTree(path) } }
+        func snapshot(_ name: String) throws {
+            let database = try Database.open(copy, options: Self.options())
+            _ = try database.createSnapshot(name)
+            try database.close()
+        }
+        _ = try Self.importing(try Self.export(snapshots[0], since: nil), to: copy).run()
+        try snapshot("monday")
+        let faulty = FaultyStorage()
+        faulty.fail(.rename, path: "/snapshots", code: EIO)
+        let changes = try Self.export(snapshots[1], since: snapshots[0])
+        #expect(throws: EngineError.self) { try Self.importing(changes, to: copy, storage: faulty).run() }
+        #expect(try Self.contents(of: copy) == [[1]: [1], [2]: [2]])
+        #expect(try SnapshotDirectory(store: copy).list().isEmpty)
+        try snapshot("tuesday")
+        _ = try Self.importing(try Self.export(snapshots[2], since: snapshots[1]), to: copy).run()
+        #expect(try Set(SnapshotDirectory(store: copy).list().map(\.name)) == ["monday", "tuesday"])
+        #expect(try Self.contents(of: copy) == [[1]: [1], [2]: [2], [3]: [3]])
+        #expect(!storage.exists(copy + ".import"))
+    }
+
     /// Every byte of a stream counts, and so does its end; the store that it was for stays what it was.
     @Test func aDamagedStreamIsRefused() throws {
         let directory = TemporaryStore("snapshots")
@@ -279,10 +336,12 @@ import Testing
         return sink.bytes
     }
 
-    private static func importing(_ stream: [UInt8], to store: String) throws -> Import {
+    private static func importing(
+        _ stream: [UInt8], to store: String, storage: any Storage = POSIXStorage()
+    ) throws -> Import {
         final class Source { var offset = 0 }
         let source = Source()
-        return try Import(to: store, name: "the stream") { buffer in
+        return try Import(to: store, name: "the stream", storage: storage) { buffer in
             let count = min(buffer.count, stream.count - source.offset, 1000)
             buffer.copyBytes(from: stream[source.offset..<source.offset + count])
             source.offset += count
