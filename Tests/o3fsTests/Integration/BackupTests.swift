@@ -107,6 +107,26 @@ extension MountTests {
             }
         }
 
+        /// Its reader goes away, or somebody ends it: the snapshot that it made for itself goes.
+        @Test(arguments: ["INT", "TERM", "HUP", "PIPE"]) func anExportThatIsCutOffLeavesNothing(signal: String) throws {
+            let mount = try TestMount()
+            try Shell.script("head -c 30M /dev/urandom >file", in: mount.path)
+            let program = try #require(O3FSBinary.path)
+            let fifo = mount.directory.path + "/fifo"
+            let result = try Shell.run(
+                [
+                    "bash", "-c",
+                    signal == "PIPE"
+                        ? "'\(program)' export '\(mount.path)' | head -c 100 >/dev/null; exit ${PIPESTATUS[0]}"
+                        // Nobody reads from the pipe: it waits in a write.
+                        : "mkfifo '\(fifo)'; sleep 60 <>'\(fifo)' & holder=$!; "
+                            + "'\(program)' export '\(mount.path)' >'\(fifo)' & "
+                            + "sleep 2; kill -\(signal) $!; wait $!; status=$?; kill $holder; exit $status",
+                ])
+            #expect(result.status != 0)
+            #expect(try O3FSBinary.run("snapshot", "list", mount.path, "--json").output.contains("export-") == false)
+        }
+
         @Test func mistakesAreOneSentence() throws {
             let mount = try TestMount()
             try O3FSBinary.succeed("snapshot", "create", mount.path, "a")
