@@ -148,6 +148,27 @@ import Testing
         abandon(second)
     }
 
+    /// Nor is it a ground for a close to let go of the logs, of which it would be the successor.
+    @Test func aCloseKeepsWhatAManifestInDoubtNeeds() throws {
+        defer { history.forgetRegion(memory) }
+        let first = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
+        for number in 1...3 { try first.write(history.batch(number)) }
+        try first.sync()
+        storage.fail(.sync, path: "MANIFEST", code: EIO)
+        #expect(throws: EngineError.self) { try first.flush() }
+        abandon(first)
+        storage.heal()
+        storage.fail(.create, path: "MANIFEST", times: .max, code: ENOSPC)
+        let second = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
+        #expect(second.core.versions.flushedSequence > 0, "the edit must be what others see")
+        try second.close()
+        try expectAfterPowerLoss(3, "after a close without room for a manifest")
+        storage.heal()
+        let third = try open(storage)
+        #expect(try NumberedHistory.contents(third) == history.model(after: 3))
+        try third.close()
+    }
+
     /// What a full disk holds can be read, though nobody may write more: also without the memory of the last owner.
     @Test func aFullDiskIsReadWithoutTheRegion() throws {
         defer { history.forgetRegion(memory) }

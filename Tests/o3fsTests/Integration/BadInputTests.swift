@@ -199,6 +199,22 @@ extension MountTests {
             #expect(try String(contentsOfFile: mount("kept"), encoding: .utf8) == "precious\n")
         }
 
+        /// As of a disk that the kernel has stopped writing to.
+        @Test(.enabled(if: Machine.canUnshare, needsNamespaces)) func aStoreThatNobodyMayWriteToCanBeChecked() throws {
+            let mount = try TestMount()
+            try Shell.script("seq 1000 >numbers", in: mount.path)
+            try mount.unmount()
+            let binary = try #require(O3FSBinary.path)
+            for command in ["check", "repair"] {
+                let result = try Shell.run([
+                    "unshare", "-m", "--propagation", "private", "bash", "-c",
+                    "mount --bind '\(mount.store)' '\(mount.path)' && mount -o remount,ro,bind '\(mount.path)' && "
+                        + "! touch '\(mount.path)/x' 2>/dev/null && exec '\(binary)' \(command) '\(mount.path)'",
+                ])
+                #expect(result.status == 0, "\(result)")
+            }
+        }
+
         @Test(.enabled(if: Machine.canUnshare, needsNamespaces)) func sharedMemoryThatIsTooSmall() throws {
             let mount = try TestMount(mounted: false)
             let binary = try #require(O3FSBinary.path)
