@@ -472,7 +472,9 @@ static void perform(void) {
 }
 
 /// A process that makes calls one by one, until it is killed.
-enum { PROCESSES = 4, WAITS_MS = 300 };
+enum { PROCESSES = 4 };
+/// How long a call of such a process is given before it is said to wait; POSIXPROBE_WAITS_MS says another.
+static int waits_ms = 300;
 static struct process { pid_t id; int commands, answers; } processes[PROCESSES];
 
 static void start(struct process *p) {
@@ -518,6 +520,7 @@ int main(int argc, char **argv) {
     FILE *script = fopen(argv[1], "r");
     if (!script || chdir(argv[2]) != 0) { perror(argv[script ? 2 : 1]); return 2; }
     umask(022);
+    if (getenv("POSIXPROBE_WAITS_MS")) waits_ms = atoi(getenv("POSIXPROBE_WAITS_MS"));
     for (int i = 0; i < SLOTS; i++) slots[i] = -1;
     for (int i = 1; i < PROCESSES; i++) start(&processes[i]);
     static char line[65536];
@@ -563,7 +566,7 @@ int main(int argc, char **argv) {
         } else if (who) {
             struct process *p = &processes[(unsigned)atoi(who + 1) % PROCESSES];
             dprintf(p->commands, "%s\n", strchr(line, ' ') + 1);
-            answer(p, WAITS_MS);
+            answer(p, waits_ms);
         } else if (!strcmp(word[0], "await")) answer(&processes[(unsigned)number(1) % PROCESSES], 5000);
         else if (!strcmp(word[0], "kill")) {
             struct process *p = &processes[(unsigned)number(1) % PROCESSES];
