@@ -2,10 +2,18 @@ import Synchronization
 
 /// What a database has done and holds, as plain numbers. Keys in JSON are stable.
 public struct Statistics: Codable, Sendable {
-    /// Waits of writers for one cause.
+    /// Waits of writers for one cause, those that go on included.
     public struct Stall: Codable, Sendable {
         public var count: Int
         public var seconds: Double
+        /// Writers that wait now, and for how long the first of them has.
+        public var waiting = 0
+        public var longestWaitSeconds = 0.0
+
+        enum CodingKeys: String, CodingKey {
+            case count, seconds, waiting
+            case longestWaitSeconds = "longest_wait_seconds"
+        }
     }
     /// Sealed memtables, and the time it took writers to go on in the next one.
     public struct HandOver: Codable, Sendable {

@@ -264,16 +264,15 @@ final class WritePath: @unchecked Sendable {
     /// Seals the active memtable and puts a new one in its place; waits, a bounded time and counted, while
     /// the region has no room for one, or answers false.
     private func makeRoom(for bytes: Int, _ count: Int, waits: Bool) throws(EngineError) -> Bool {
-        let start = monotonicNanoseconds()
-        var waited = false
-        defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
+        var wait: WriteThrottle.Wait?
+        defer { throttle.end(wait) }
         while true {
             let ticket = roomBell.ticket
             if lock.withLock({ $0.isClosed }) { throw .closed }
             if try trySwitch(needing: bytes, count) { return true }
             guard waits else { return false }
             if hasFailure.load(ordering: .relaxed) { try throwFailure() }
-            waited = true
+            throttle.wait(&wait, for: .dmFull)
             waitForRoom(ticket)
         }
     }
@@ -324,9 +323,8 @@ final class WritePath: @unchecked Sendable {
     ///
     /// - Returns: the last sequence that was given out.
     func seal() throws(EngineError) -> SequenceNumber {
-        let start = monotonicNanoseconds()
-        var waited = false
-        defer { if waited { throttle.record(.dmFull, monotonicNanoseconds() - start) } }
+        var wait: WriteThrottle.Wait?
+        defer { throttle.end(wait) }
         while true {
             let ticket = roomBell.ticket
             if let sealed = sealIfRoom() {
@@ -334,7 +332,7 @@ final class WritePath: @unchecked Sendable {
                 return sealed
             }
             if hasFailure.load(ordering: .relaxed) { try throwFailure() }
-            waited = true
+            throttle.wait(&wait, for: .dmFull)
             waitForRoom(ticket)
         }
     }
@@ -364,22 +362,17 @@ final class WritePath: @unchecked Sendable {
     private func waitForRoom(_ ticket: UInt32) { roomBell.wait(since: ticket, milliseconds: 50) }
 
     private func waitWhileStopped(_ batch: WriteBatch, _ bytes: Int) throws(EngineError) {
-        let start = monotonicNanoseconds()
-        var cause = StallCause.l0Full
+        var wait: WriteThrottle.Wait?
+        defer { throttle.end(wait) }
         while true {
             let ticket = roomBell.ticket
             if lock.withLock({ $0.isClosed }) { throw .closed }
             let stop = stop.load(ordering: .acquiring)
-            if stop == WritePath.stoppedForSpace {
-                if Self.givesSpaceBack(batch, bytes) { return }
-                cause = .storageFull
-            } else if stop == 0 {
-                break
-            }
+            if stop == 0 || stop == WritePath.stoppedForSpace && Self.givesSpaceBack(batch, bytes) { return }
             if hasFailure.load(ordering: .relaxed) { try checkFailure(batch, bytes) }
+            throttle.wait(&wait, for: stop == WritePath.stoppedForSpace ? .storageFull : .l0Full)
             waitForRoom(ticket)
         }
-        throttle.record(cause, monotonicNanoseconds() - start)
     }
 
     /// Values of `stop` but 0.

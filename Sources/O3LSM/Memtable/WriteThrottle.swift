@@ -21,19 +21,38 @@ final class WriteThrottle: Sendable {
     private let bytesPerSecond = Atomic<Int>(0)
     private let cause = Atomic<Int>(0)
     private let nextFreeNanoseconds = Atomic<UInt64>(0)
-    private let counters: [StallCause: Counter]
+    private let waits = Mutex<[StallCause: Waits]>([:])
 
-    private final class Counter: Sendable {
-        let count = Atomic<Int>(0)
-        let nanoseconds = Atomic<UInt64>(0)
+    private struct Waits {
+        var count = 0
+        /// Of the waits that are over.
+        var nanoseconds: UInt64 = 0
+        /// When the waits that go on began.
+        var begun: [UInt64] = []
+
+        mutating func begin(_ now: UInt64) {
+            count += 1
+            begun.append(now)
+        }
+
+        mutating func end(_ start: UInt64, _ now: UInt64) {
+            guard let index = begun.firstIndex(of: start) else { return }
+            begun.swapAt(index, begun.count - 1)
+            begun.removeLast()
+            nanoseconds += now - start
+        }
+
+        func statistics(_ now: UInt64) -> Statistics.Stall {
+            // Who began after `now` was asked for has not waited.
+            let ages = begun.map { now > $0 ? now - $0 : 0 }
+            return Statistics.Stall(
+                count: count, seconds: Double(ages.reduce(nanoseconds, +)) / 1e9, waiting: begun.count,
+                longestWaitSeconds: Double(ages.max() ?? 0) / 1e9)
+        }
     }
 
     /// Waits shorter than this are saved up: sleeping costs more than it delays.
     private static let leastSleepNanoseconds: UInt64 = 500_000
-
-    init() {
-        counters = Dictionary(uniqueKeysWithValues: StallCause.allCases.map { ($0, Counter()) })
-    }
 
     /// Sets the rate writers are held to; 0 for none.
     func setRate(_ rate: Int, cause newCause: StallCause) {
@@ -64,26 +83,44 @@ final class WriteThrottle: Sendable {
         guard free > now + WriteThrottle.leastSleepNanoseconds else { return }
         // A rate that has just risen must not leave a writer asleep on the old one's debt.
         let nanoseconds = min(free - now, 1_000_000_000)
+        let wait = begin(cause.load(ordering: .relaxed) == 1 ? .l0Pressure : .dmPressure, now)
         sleep(nanoseconds)
-        record(cause.load(ordering: .relaxed) == 1 ? .l0Pressure : .dmPressure, monotonicNanoseconds() - now)
+        end(wait)
     }
 
-    func record(_ cause: StallCause, _ nanoseconds: UInt64) {
-        guard let counter = counters[cause] else { return }
-        counter.count.wrappingAdd(1, ordering: .relaxed)
-        counter.nanoseconds.wrappingAdd(nanoseconds, ordering: .relaxed)
+    /// A wait that goes on.
+    struct Wait {
+        fileprivate let cause: StallCause
+        fileprivate let start: UInt64
+    }
+
+    /// Counts a wait from its beginning, so that one that does not end is seen, too. One that goes on for another reason is
+    /// counted as that one's from now on. To be ended with `end`.
+    func wait(_ wait: inout Wait?, for cause: StallCause) {
+        if let wait {
+            guard wait.cause != cause else { return }
+            end(wait)
+        }
+        wait = begin(cause, monotonicNanoseconds())
+    }
+
+    private func begin(_ cause: StallCause, _ now: UInt64) -> Wait {
+        waits.withLock { $0[cause, default: Waits()].begin(now) }
+        return Wait(cause: cause, start: now)
+    }
+
+    func end(_ wait: Wait?) {
+        guard let wait else { return }
+        let now = monotonicNanoseconds()
+        waits.withLock { $0[wait.cause]?.end(wait.start, now) }
     }
 
     func statistics() -> [String: Statistics.Stall] {
-        Dictionary(
-            uniqueKeysWithValues: counters.map { cause, counter in
-                (
-                    cause.rawValue,
-                    Statistics.Stall(
-                        count: counter.count.load(ordering: .relaxed),
-                        seconds: Double(counter.nanoseconds.load(ordering: .relaxed)) / 1e9)
-                )
-            })
+        let now = monotonicNanoseconds()
+        return waits.withLock { waits in
+            Dictionary(
+                uniqueKeysWithValues: StallCause.allCases.map { ($0.rawValue, waits[$0, default: Waits()].statistics(now)) })
+        }
     }
 
     private func sleep(_ nanoseconds: UInt64) {

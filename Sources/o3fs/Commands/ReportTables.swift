@@ -67,8 +67,13 @@ enum ReportTables {
         let causes = stalls.filter { $0.value.count > 0 }.sorted { $0.key < $1.key }
         guard !causes.isEmpty else { return ["  none"] }
         var table = TextTable()
-        table.add(["cause", "count", "seconds"])
-        for (cause, stall) in causes { table.add([cause, "\(stall.count)", fixed(stall.seconds, decimals: 3)]) }
+        table.add(["cause", "count", "seconds", "waiting now"])
+        for (cause, stall) in causes {
+            table.add([
+                cause, "\(stall.count)", fixed(stall.seconds, decimals: 3),
+                stall.waiting > 0 ? "\(stall.waiting), for \(duration(stall.longestWaitSeconds))" : "0",
+            ])
+        }
         return table.lines(indent: "  ")
     }
 

@@ -74,6 +74,7 @@ final class TroubleLedger: Sendable {
                     what: "the store has as many files as --max-inodes allows",
                     wayOut: "delete files, or mount with a higher --max-inodes"))
         }
+        found += Self.stalls(statistics)
         if statistics.dm.isNameLost {
             found.append(
                 Trouble(
@@ -100,6 +101,31 @@ final class TroubleLedger: Sendable {
         return found + troubles.withLock { $0.reversed().map(\.trouble) }
     }
 
+    /// Writers that wait, for so long that a person may ask why.
+    private static func stalls(_ statistics: Statistics) -> [Trouble] {
+        func waited(_ cause: StallCause) -> String? {
+            guard let stall = statistics.stalls[cause.rawValue], stall.longestWaitSeconds >= longWaitSeconds else { return nil }
+            return "writers have waited for \(duration(stall.longestWaitSeconds))"
+        }
+        var found: [Trouble] = []
+        if let waited = waited(.dmFull) {
+            let size = readableBytes(UInt64(clamping: statistics.dm.regionBytes))
+            found.append(
+                Trouble(
+                    what: "\(waited): the \(size) of disaggregated memory are full of what has to be flushed first",
+                    wayOut: "nothing is lost, and they go on as flushes do; if it lasts: faster storage, more workers, or a "
+                        + "larger --dm-size"))
+        }
+        if let waited = waited(.l0Full) {
+            found.append(
+                Trouble(
+                    what: "\(waited): level 0 has \(statistics.levels.first?.files ?? 0) tables that have to be compacted first",
+                    wayOut: "nothing is lost, and they go on as compactions do; if it lasts: faster storage, or more workers"))
+        }
+        return found
+    }
+
+    private static let longWaitSeconds = 2.0
     private static let recentSeconds = 600.0
     private static let makeRoom =
         "delete files or snapshots (o3fs snapshot list), give the disk room, or mount with a higher --max-size; "

@@ -56,9 +56,15 @@ import Testing
         // One number more is this test's.
         #expect(region.takeMemtableID() - before <= 3, "memtables are made and sealed while nothing comes free")
         #expect(written.load(ordering: .acquiring) == last)
+        // A wait is told while it goes on.
+        let stall = try #require(database.statistics().stalls[StallCause.dmFull.rawValue])
+        #expect(stall.waiting == 1 && stall.count >= 1)
+        #expect(stall.longestWaitSeconds > 2 && stall.seconds >= stall.longestWaitSeconds)
         isPinning.store(false, ordering: .releasing)
         pins.withLock { $0.removeAll() }
         writer.join()
+        let over = try #require(database.statistics().stalls[StallCause.dmFull.rawValue])
+        #expect(over.waiting == 0 && over.longestWaitSeconds == 0 && over.seconds >= stall.seconds)
         for number in 0..<2000 { #expect(try database.get(key(number))?.count == 20_000) }
         try database.close()
     }

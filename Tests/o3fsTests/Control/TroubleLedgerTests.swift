@@ -1,7 +1,7 @@
 import O3FileSystem
-import O3LSM
 import Testing
 
+@testable import O3LSM
 @testable import o3fs
 
 @Suite struct TroubleLedgerTests {
@@ -29,5 +29,26 @@ import Testing
         }
         #expect(troubles.map(\.count) == [UInt64?](repeating: 2, count: 8))
         #expect(troubles[0].what.contains("10.sst") && troubles[7].what.contains("/3.sst"))
+    }
+
+    /// Writers that have waited for long are told of with the way out, each cause by itself; short waits, and those that
+    /// are over, are not.
+    @Test func writersThatWaitAreTold() {
+        var statistics = Statistics()
+        statistics.dm.regionBytes = 1 << 30
+        statistics.levels = [Statistics.Level(level: 0, files: 61, bytes: 1)]
+        func set(_ cause: StallCause, waiting: Int, seconds: Double) {
+            statistics.stalls[cause.rawValue] = Statistics.Stall(
+                count: 3, seconds: 100, waiting: waiting, longestWaitSeconds: seconds)
+        }
+        set(.dmFull, waiting: 1, seconds: 1)
+        set(.l0Full, waiting: 0, seconds: 0)
+        #expect(ledger.report(statistics, space: nil).isEmpty)
+        set(.dmFull, waiting: 2, seconds: 61)
+        set(.l0Full, waiting: 1, seconds: 5)
+        let told = ledger.report(statistics, space: nil)
+        #expect(told.map { $0.what.hasPrefix("writers have waited for ") } == [true, true])
+        #expect(told[0].what.contains("1 min 1 s") && told[0].what.contains("1.0 GiB") && told[0].wayOut.contains("--dm-size"))
+        #expect(told[1].what.contains("5 s") && told[1].what.contains("61 tables"))
     }
 }
