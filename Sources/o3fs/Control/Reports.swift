@@ -158,6 +158,7 @@ final class DaemonReports: Sendable {
     private let startNanoseconds = monotonicNanoseconds()
     private let supervision: Supervision?
     private let leave: @Sendable () -> Void
+    private let workers: @Sendable () -> WorkerSupervisor.Health?
     private let resends: @Sendable () -> ResentRequests
     private let operations: @Sendable () -> [String: OperationCounter]
 
@@ -165,6 +166,7 @@ final class DaemonReports: Sendable {
     ///   - ledger: what programs were told of failures.
     ///   - store, mountpoint: absolute paths.
     ///   - supervision: nil for a mount that ends with this process.
+    ///   - workers: how the mount's own workers fare, asked for with each `status`.
     ///   - resends: what came again, asked for with each `status` and `stats`.
     ///   - leave: lets the daemon end without unmounting.
     ///   - operations: the mount's counters, called for each `stats`.
@@ -176,6 +178,7 @@ final class DaemonReports: Sendable {
         mountpoint: String,
         supervision: Supervision? = nil,
         leave: @escaping @Sendable () -> Void = {},
+        workers: @escaping @Sendable () -> WorkerSupervisor.Health? = { nil },
         resends: @escaping @Sendable () -> ResentRequests = { ResentRequests() },
         operations: @escaping @Sendable () -> [String: OperationCounter] = { [:] }
     ) {
@@ -186,6 +189,7 @@ final class DaemonReports: Sendable {
         self.mountpoint = mountpoint
         self.supervision = supervision
         self.leave = leave
+        self.workers = workers
         self.resends = resends
         self.operations = operations
     }
@@ -241,7 +245,7 @@ final class DaemonReports: Sendable {
             )
             report.supervisor = supervision?.report()
             report.supervisor?.resends = resends()
-            report.troubles = ledger.report(statistics, space: try? files.space())
+            report.troubles = ledger.report(statistics, space: try? files.space(), workers: workers())
             return report
         case .stats:
             return StatisticsReport(database.statistics(), fuse: operations(), resends: resends())

@@ -54,7 +54,7 @@ final class TroubleLedger: Sendable {
 
     /// What is wrong now, the worst first: refused writes, a full store, failed work in the background, and what was
     /// noted, the newest first.
-    func report(_ statistics: Statistics, space: FileSystemSpace?) -> [Trouble] {
+    func report(_ statistics: Statistics, space: FileSystemSpace?, workers: WorkerSupervisor.Health? = nil) -> [Trouble] {
         var found: [Trouble] = []
         if let error = statistics.writeError {
             let isFull = space?.freeBlocks == 0
@@ -92,6 +92,21 @@ final class TroubleLedger: Sendable {
                     what: "work in the background failed \(duration(age)) ago and is done again: \(failure)",
                     wayOut: "see to the storage if it goes on; nothing is lost"))
         }
+        if let workers, workers.deaths > 0, workers.running < workers.wanted || Self.isRecent(workers.last) {
+            found.append(
+                Trouble(
+                    what: "a worker of this mount died, the last by \(workers.lastCause); \(workers.running) of "
+                        + "\(workers.wanted) run now",
+                    wayOut: "nothing is lost: others are started, and the daemon does what they do not; the mount's log tells "
+                        + "of each",
+                    count: workers.deaths, last: UInt64(clamping: workers.last)))
+        }
+        for worker in statistics.workers where worker.heartbeatAgeSeconds >= Self.longSilenceSeconds {
+            found.append(
+                Trouble(
+                    what: "worker \(worker.pid) has given no sign of life for \(duration(worker.heartbeatAgeSeconds))",
+                    wayOut: "nothing is lost, and others do its work; end the process if it hangs"))
+        }
         if let note = statistics.recovery.note {
             found.append(
                 Trouble(
@@ -125,7 +140,10 @@ final class TroubleLedger: Sendable {
         return found
     }
 
+    private static func isRecent(_ seconds: time_t) -> Bool { Double(time(nil) - seconds) < recentSeconds }
+
     private static let longWaitSeconds = 2.0
+    private static let longSilenceSeconds = 10.0
     private static let recentSeconds = 600.0
     private static let makeRoom =
         "delete files or snapshots (o3fs snapshot list), give the disk room, or mount with a higher --max-size; "

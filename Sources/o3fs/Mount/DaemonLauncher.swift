@@ -100,7 +100,6 @@ enum DaemonLauncher {
             guard looks < mostLooks else { return "its supervisor, process \(child), starts another one: see o3fs status" }
             usleep(10_000)
         }
-        let signal = status & 0x7f
-        return signal == 0 ? "exit status \((status >> 8) & 0xff)" : "signal \(signal)"
+        return Daemons.causeOfEnd(status)
     }
 }

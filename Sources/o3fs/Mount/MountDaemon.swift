@@ -87,6 +87,7 @@ struct MountDaemon {
             database: database, files: files, ledger: ledger, store: plan.store, mountpoint: plan.mountpoint,
             supervision: supervision,
             leave: { session.leave() },
+            workers: { workers.health },
             resends: { ResentRequests(received: session.resentRequests, alreadyDone: adapter.alreadyDone) }
         ) {
             session.counters().mapValues {

@@ -8,9 +8,26 @@ import Synchronization
 /// Each is this program once more, with nothing inherited but standard error. They end with this process,
 /// however it ends, and before `stop` returns.
 final class WorkerSupervisor: Sendable {
+    /// How the workers fare.
+    struct Health {
+        var wanted = 0
+        var running = 0
+        var deaths: UInt64 = 0
+        /// The newest death, or failure to start one: how, and when in seconds since 1970.
+        var lastCause = ""
+        var last: time_t = 0
+    }
+
     private struct State {
         var isStopping = false
         var workers: [pid_t] = []
+        var health = Health()
+
+        mutating func noteDeath(_ cause: String) {
+            health.deaths += 1
+            health.lastCause = cause
+            health.last = time(nil)
+        }
     }
     private let state = Mutex(State())
     private let arguments: [String]
@@ -31,6 +48,7 @@ final class WorkerSupervisor: Sendable {
     /// Starts `count` workers, each watched by a thread that lives as long as it is wanted: the kernel ties a
     /// child's death signal to the thread that started it.
     func start(_ count: Int) {
+        state.withLock { $0.health.wanted = count }
         for index in 0..<count {
             running.enter()
             do {
@@ -62,19 +80,36 @@ final class WorkerSupervisor: Sendable {
         running.wait()
     }
 
+    var health: Health {
+        state.withLock { state in
+            var health = state.health
+            health.running = state.workers.count
+            return health
+        }
+    }
+
     private var isStopping: Bool { state.withLock { $0.isStopping } }
 
     private func keepAlive() {
         var pause = Self.firstPause
         while !isStopping {
             let began = ContinuousClock.now
-            if let child = spawn() {
+            do throws(CommandError) {
+                guard let child = try spawn() else { return }
                 var status: Int32 = 0
                 while waitpid(child, &status, 0) < 0, errno == EINTR {}
-                state.withLock { $0.workers.removeAll { $0 == child } }
+                let cause = Daemons.causeOfEnd(status)
+                let isStopping = state.withLock { state in
+                    state.workers.removeAll { $0 == child }
+                    if !state.isStopping { state.noteDeath(cause) }
+                    return state.isStopping
+                }
                 if isStopping { return }
                 if began.duration(to: .now) > .seconds(Self.goodLifeSeconds) { pause = Self.firstPause }
-                TroubleLog.report("worker \(child) died; another one is started in \(pause) ms")
+                TroubleLog.report("worker \(child) died (\(cause)); another one is started in \(pause) ms")
+            } catch {
+                state.withLock { $0.noteDeath("\(error)") }
+                TroubleLog.report("\(error); it is tried again in \(pause) ms")
             }
             var waited = 0
             while waited < pause, !isStopping {
@@ -85,7 +120,8 @@ final class WorkerSupervisor: Sendable {
         }
     }
 
-    private func spawn() -> pid_t? {
+    /// - Returns: nil when none is wanted any more.
+    private func spawn() throws(CommandError) -> pid_t? {
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
@@ -104,11 +140,11 @@ final class WorkerSupervisor: Sendable {
         var list = (["o3fs"] + arguments).map { strdup($0) } as [UnsafeMutablePointer<CChar>?]
         list.append(nil)
         defer { for argument in list { free(argument) } }
-        return state.withLock { state -> pid_t? in
+        return try state.withLock { state throws(CommandError) -> pid_t? in
             guard !state.isStopping else { return nil }
             var child = pid_t()
             let code = Daemons.withEnvironment { posix_spawn(&child, "/proc/self/exe", &actions, &attributes, list, $0) }
-            guard code == 0 else { return nil }
+            guard code == 0 else { throw CommandError("start a worker", errno: code) }
             state.workers.append(child)
             return child
         }

@@ -88,7 +88,7 @@ final class Supervisor: Sendable {
                 continue
             }
             beginning.deaths += 1
-            beginning.cause = outcome.lastWords ?? (outcome.isStuck ? "a start that did not go on" : Self.describe(status))
+            beginning.cause = outcome.lastWords ?? (outcome.isStuck ? "a start that did not go on" : Daemons.causeOfEnd(status))
             if program != proven {
                 TroubleLog.report("\(program.name) cannot go on with the mount (\(beginning.cause)): back to the old program")
                 program = proven
@@ -256,11 +256,6 @@ final class Supervisor: Sendable {
         var status: Int32 = 0
         while waitpid(child, &status, 0) < 0 { guard errno == EINTR else { return 0 } }
         return status
-    }
-
-    private static func describe(_ status: Int32) -> String {
-        let signal = status & 0x7f
-        return signal == 0 ? "exit status \((status >> 8) & 0xff)" : "signal \(signal)"
     }
 
     private static func exitStatus(_ status: Int32) -> Int32 {

@@ -23,6 +23,14 @@ enum Daemons {
         return list.withUnsafeBufferPointer { body($0.baseAddress!) }
     }
 
+    /// How a process ended, in words.
+    ///
+    /// - Parameter status: as `waitpid` tells it.
+    static func causeOfEnd(_ status: Int32) -> String {
+        let signal = status & 0x7f
+        return signal == 0 ? "exit status \((status >> 8) & 0xff)" : "signal \(signal)"
+    }
+
     /// Keeps the memory of this process, and of those it starts, from being written to disk when they die.
     static func forbidCoreDumps() {
         var none = rlimit(rlim_cur: 0, rlim_max: 0)

@@ -1,3 +1,4 @@
+import Glibc
 import O3FileSystem
 import Testing
 
@@ -29,6 +30,19 @@ import Testing
         }
         #expect(troubles.map(\.count) == [UInt64?](repeating: 2, count: 8))
         #expect(troubles[0].what.contains("10.sst") && troubles[7].what.contains("/3.sst"))
+    }
+
+    /// A worker that died is told of while few are left, and for some time after; one that is silent, by itself.
+    @Test func workersThatDieOrHangAreTold() {
+        func told(_ health: WorkerSupervisor.Health) -> [Trouble] {
+            ledger.report(Statistics(), space: nil, workers: health)
+        }
+        #expect(told(.init(wanted: 2, running: 0)).isEmpty)
+        #expect(told(.init(wanted: 2, running: 2, deaths: 3, lastCause: "signal 9", last: 1)).isEmpty)
+        let gone = told(.init(wanted: 2, running: 1, deaths: 3, lastCause: "signal 9", last: 1))
+        #expect(gone.count == 1 && gone.first?.count == 3 && gone.first?.last == 1)
+        #expect(gone.first?.what.contains("signal 9") == true && gone.first?.what.contains("1 of 2") == true)
+        #expect(told(.init(wanted: 2, running: 2, deaths: 1, lastCause: "signal 9", last: time(nil))).count == 1)
     }
 
     /// Writers that have waited for long are told of with the way out, each cause by itself; short waits, and those that

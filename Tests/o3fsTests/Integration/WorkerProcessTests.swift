@@ -92,6 +92,12 @@ extension MountTests {
             for pid in pids { #expect(TestMount.hasEnded(pid), "worker \(pid) outlived its mount") }
         }
 
+        /// What `o3fs status` says of a trouble.
+        private static func trouble(_ words: String, _ mount: TestMount) throws -> [String: Any]? {
+            let troubles = try O3FSBinary.json("status", mount.path, "--json")["troubles"] as? [[String: Any]]
+            return troubles?.first { "\($0["what"] ?? "")".contains(words) }
+        }
+
         @Test(.timeLimit(.minutes(3))) func aWorkerThatDiesIsReplacedAndNothingIsLost() throws {
             let mount = try TestMount(options: ["--workers", "1"])
             try Self.waitForWorkers(mount, 1)
@@ -109,6 +115,9 @@ extension MountTests {
                 }
             }
             for (round, sum) in sums.enumerated() { try Self.expect("data\(round)", sum, mount) }
+            let trouble = try #require(try Self.trouble("died", mount))
+            #expect(trouble["count"] as? Int == 4)
+            #expect("\(trouble["what"] ?? "")".contains("signal 9; 1 of 1 run now"))
             try mount.unmount()
             try O3FSBinary.succeed("check", mount.store)
         }
@@ -122,7 +131,11 @@ extension MountTests {
             // More than the region holds: writers cannot go on unless somebody else flushes.
             let sum = try Self.write("data", megabytes: 120, mount)
             #expect(try Self.jobs(mount, "flush", "local_jobs") > 0)
+            try waitFor("a word of the worker's silence", seconds: 20) {
+                try Self.trouble("worker \(victim) has given no sign of life", mount) != nil
+            }
             kill(victim, SIGCONT)
+            try waitFor("its sign of life", seconds: 20) { try Self.trouble("no sign of life", mount) == nil }
             try Self.expect("data", sum, mount)
             try mount.unmount()
             try O3FSBinary.succeed("check", mount.store)
