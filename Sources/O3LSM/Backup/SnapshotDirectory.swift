@@ -33,10 +33,15 @@ public struct SnapshotDirectory: Sendable {
 
     /// All of them, the oldest first.
     ///
-    /// - Throws: `.io`, and `.corruption` for one that cannot be read.
-    public func list() throws(EngineError) -> [StoreSnapshot] {
+    /// - Parameter damaged: given the name of one that cannot be read, and why; it is left out.
+    /// - Throws: `.io` when the directory cannot be read; what `damaged` throws.
+    public func list(
+        damaged: (_ name: String, EngineError) throws(EngineError) -> Void = { _, error throws(EngineError) in throw error }
+    ) throws(EngineError) -> [StoreSnapshot] {
         var found: [StoreSnapshot] = []
-        for name in try names() { found.append(try describe(name)) }
+        for name in try names() {
+            do throws(EngineError) { found.append(try describe(name)) } catch { try damaged(name, error) }
+        }
         return found.sorted { ($0.sequence, $0.created, $0.name) < ($1.sequence, $1.created, $1.name) }
     }
 

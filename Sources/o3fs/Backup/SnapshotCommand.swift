@@ -81,12 +81,21 @@ struct SnapshotCommand: ParsableCommand {
 
         func run() throws {
             let directory = SnapshotDirectory(store: try StoreLocation.resolve(path).store)
-            let entries = try directory.list().map {
+            var damaged: [(name: String, error: EngineError)] = []
+            let snapshots = try directory.list { name, error in damaged.append((name, error)) }
+            let entries = snapshots.map {
                 Entry(
                     name: $0.name, id: $0.id, created: $0.created, sequence: $0.sequence, tables: $0.tables,
                     bytes: $0.bytes, ownBytes: directory.ownBytes($0))
             }
-            if json { return Console.line(try JSON.encode(entries, pretty: true)) }
+            if json { Console.line(try JSON.encode(entries, pretty: true)) } else { show(entries) }
+            for (name, error) in damaged {
+                Console.note("Error: snapshot \(name) cannot be read (o3fs snapshot delete removes it): \(error)")
+            }
+            if !damaged.isEmpty { throw ExitCode.failure }
+        }
+
+        private func show(_ entries: [Entry]) {
             var table = TextTable()
             table.add(["snapshot", "made", "tables", "bytes", "its own"])
             for entry in entries {
