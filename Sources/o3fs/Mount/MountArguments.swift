@@ -34,16 +34,17 @@ enum MountArguments {
         return result
     }
 
-    /// Moves our own options out of the values of `-o`.
+    /// Moves our own options out of the values of `-o`. What follows `--` is no option.
     private static func expandOptions(_ arguments: [String]) -> [String] {
         var result: [String] = []
         var moved: [String] = []
         var index = 0
-        while index < arguments.count {
+        let end = arguments.firstIndex(of: "--") ?? arguments.count
+        while index < end {
             let argument = arguments[index]
             index += 1
             let value: String
-            if argument == "-o" || argument == "--options", index < arguments.count {
+            if argument == "-o" || argument == "--options", index < end {
                 value = arguments[index]
                 index += 1
             } else if argument.hasPrefix("-o"), argument.count > 2 {
@@ -66,6 +67,6 @@ enum MountArguments {
             }
             if !kept.isEmpty { result += ["-o", kept.joined(separator: ",")] }
         }
-        return result + moved
+        return result + moved + arguments[end...]
     }
 }

@@ -62,6 +62,8 @@ import Testing
         #expect(MountArguments.rewrite(["/usr/bin/o3fs", "/s", "/m", "-o", list]) == expected)
         #expect(MountArguments.rewrite(["/sbin/mount.o3fs", "/s", "/m", "-n", "-t", "o3fs", "-o", list]) == expected)
         #expect(MountArguments.rewrite(["o3fs", "mount", "/s", "/m", "-o" + list]) == expected)
+        let dashed = ["o3fs", "mount", "-o", "nodev,dm_size=64M", "--", "/s", "-o"]
+        #expect(MountArguments.rewrite(dashed) == ["mount", "-o", "nodev", "--dm-size", "64M", "--", "/s", "-o"])
         #expect(MountArguments.rewrite(["o3fs", "status", "/m"]) == ["status", "/m"])
         #expect(MountArguments.rewrite(["o3fs", "--help"]) == ["--help"])
         #expect(MountArguments.rewrite(["o3fs", "mount", "/s", "/m", "-f"]) == ["mount", "/s", "/m", "-f"])
