@@ -1,4 +1,5 @@
 import ArgumentParser
+import FUSE
 import Glibc
 import O3LSM
 
@@ -33,9 +34,13 @@ struct ImportCommand: ParsableCommand {
         } else if isatty(STDIN_FILENO) == 1 {
             throw CommandError("there is no stream: give --input, or a pipe")
         }
-        let path = Files.absolute(store)
+        let path = try Files.absolute(store)
         if let mount = MountTable.mountedStores().last(where: { $0.store == path }) {
             throw CommandError("\(path) is mounted at \(mount.mountpoint): unmount it first")
+        }
+        // The store takes its name by a rename, which no mountpoint allows.
+        guard dryRun || FUSE.MountTable.entry(at: path) == nil else {
+            throw CommandError("\(path) is a mountpoint: name a directory below it")
         }
         let (file, name) = (descriptor, input ?? "standard input")
         let importing = try Import(to: path, name: name) { buffer throws(EngineError) in

@@ -48,7 +48,7 @@ struct RepairCommand: ParsableCommand {
     }
 
     func run() throws {
-        var report = Report(store: Files.absolute(store), dryRun: !yes, changes: [], losses: [], unlisted: 0)
+        var report = try Report(store: Files.absolute(store), dryRun: !yes, changes: [], losses: [], unlisted: 0)
         do {
             report.store = try path()
             try repairFiles(&report)
@@ -77,7 +77,7 @@ struct RepairCommand: ParsableCommand {
 
     /// The store's path, also when what makes a directory a store is lost.
     private func path() throws -> String {
-        let absolute = Files.absolute(store)
+        let absolute = try Files.absolute(store)
         guard !FileManager.default.fileExists(atPath: absolute + "/IDENTITY"), StoreRepair.isCandidate(absolute),
             !MountTable.mountedStores().contains(where: { $0.store == absolute || $0.mountpoint == absolute })
         else { return try StoreLocation.unmountedStore(store) }

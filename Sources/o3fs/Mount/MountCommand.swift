@@ -140,7 +140,7 @@ struct MountCommand: ParsableCommand {
         if let logFile, !logFile.hasPrefix("/") {
             throw CommandError("--log-file must be an absolute path, not \(logFile)")
         }
-        try plan.checkNesting(logFile: resolvedMountpoint == nil ? logFile.map(Files.absolute) : nil)
+        try plan.checkNesting(logFile: resolvedMountpoint == nil ? try logFile.map(Files.absolute) : nil)
         let mountOptions = try MountOptions(options + (snapshot == nil ? [] : ["ro"]), store: storePath)
         try mountOptions.checkPermitted()
         plan.engine = try engine.makeOptions()

@@ -51,7 +51,7 @@ struct MountPlan {
         guard info.st_mode & S_IFMT == S_IFDIR else {
             throw CommandError("the mountpoint \(mountpoint) is not a directory")
         }
-        return Files.absolute(mountpoint)
+        return try Files.absolute(mountpoint)
     }
 
     /// A store under its own mountpoint would be hidden by it, and its daemon would wait for itself.

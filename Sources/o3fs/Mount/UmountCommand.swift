@@ -19,7 +19,7 @@ struct UmountCommand: ParsableCommand {
     var timeout = 0.0
 
     func run() throws {
-        let path = Files.absolute(mountpoint)
+        let path = try Files.absolute(mountpoint)
         guard let mount = MountTable.mountedStores().last(where: { $0.mountpoint == path }) else {
             throw CommandError("\(mountpoint) is not the mountpoint of an O3FS store")
         }
@@ -34,7 +34,12 @@ struct UmountCommand: ParsableCommand {
                 throw CommandError("unmount \(mountpoint)", errno: error.code)
             }
         }
-        guard StoreLock.waitUntilFree(store: mount.store, timeout: timeout) else {
+        let isFree = StoreLock.waitUntilFree(store: mount.store, timeout: timeout) {
+            Console.note(
+                "\(mountpoint) is unmounted; its daemon has yet to write what it holds, or the store is mounted elsewhere: "
+                    + "waiting for it to close \(mount.store)")
+        }
+        guard isFree else {
             throw CommandError(
                 "\(mountpoint) is unmounted, but its daemon has not closed \(mount.store) after \(timeout) seconds")
         }
@@ -43,16 +48,26 @@ struct UmountCommand: ParsableCommand {
 
 /// The lock a daemon holds on its store, seen from outside.
 enum StoreLock {
+    /// Seconds after which a user may ask what is waited for.
+    private static let longWaitSeconds = 2.0
+
     /// Waits until nobody holds it; false when `timeout` seconds (0: no limit) have passed.
-    static func waitUntilFree(store: String, timeout: Double) -> Bool {
+    ///
+    /// - Parameter takesLong: called once in a wait of more than two seconds.
+    static func waitUntilFree(store: String, timeout: Double, takesLong: () -> Void = {}) -> Bool {
         let descriptor = open(store + "/LOCK", O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return true }
         defer { close(descriptor) }
         var waited = 0.0
+        var isTold = false
         while flock(descriptor, LOCK_SH | LOCK_NB) != 0 {
             guard errno == EWOULDBLOCK || errno == EINTR, timeout == 0 || waited < timeout else { return false }
             usleep(5000)
             waited += 0.005
+            if waited > longWaitSeconds, !isTold {
+                isTold = true
+                takesLong()
+            }
         }
         return true
     }

@@ -41,7 +41,7 @@ struct UpgradeCommand: ParsableCommand {
         let location = try StoreLocation.resolve(path)
         guard let mountpoint = location.mountpoint else { throw CommandError("\(location.store) is not mounted") }
         let before: StatusReport = try ControlClient.request(.status, at: location.socket)
-        let program = Files.absolute(program ?? "/proc/self/exe")
+        let program = try Files.absolute(program ?? "/proc/self/exe")
         let _: ControlDone = try ControlClient.request(.upgrade, at: location.socket, program: program)
         let deadline = monotonicNanoseconds() + UInt64(timeout) * 1_000_000_000
         while monotonicNanoseconds() < deadline {

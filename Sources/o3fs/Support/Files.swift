@@ -57,21 +57,27 @@ enum Files {
 
     /// An absolute path without "." and symbolic links, also for one whose last component cannot be
     /// reached (a mountpoint whose daemon is dead) or does not exist.
-    static func absolute(_ path: String) -> String {
-        if let whole = resolved(path) { return whole }
+    ///
+    /// - Throws: for one that is not UTF-8, which text would garble.
+    static func absolute(_ path: String) throws(CommandError) -> String {
+        if let whole = try resolved(path) { return whole }
         var trimmed = path
         while trimmed.count > 1, trimmed.hasSuffix("/") { trimmed.removeLast() }
         let slash = trimmed.lastIndex(of: "/")
         let parent = slash.map { String(trimmed[..<$0]) } ?? "."
         let name = slash.map { String(trimmed[trimmed.index(after: $0)...]) } ?? trimmed
-        guard let base = resolved(parent.isEmpty ? "/" : parent) else { return trimmed }
+        guard let base = try resolved(parent.isEmpty ? "/" : parent) else { return trimmed }
         return base == "/" ? "/" + name : base + "/" + name
     }
 
-    private static func resolved(_ path: String) -> String? {
+    private static func resolved(_ path: String) throws(CommandError) -> String? {
         guard let found = realpath(path, nil) else { return nil }
         defer { free(found) }
-        return String(cString: found)
+        guard let text = String(validatingCString: found) else {
+            let bytes = UnsafeRawBufferPointer(start: found, count: strlen(found))
+            throw CommandError("\(path) is \(EscapedBytes.text(bytes)), which is not UTF-8: use a path that is")
+        }
+        return text
     }
 }
 

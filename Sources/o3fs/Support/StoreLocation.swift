@@ -13,7 +13,7 @@ struct StoreLocation: Equatable {
 
     /// Throws when the path is neither a store nor the mountpoint of one.
     static func resolve(_ path: String) throws(CommandError) -> StoreLocation {
-        let absolute = Files.absolute(path)
+        let absolute = try Files.absolute(path)
         let mounts = MountTable.mountedStores()
         // The newest mount hides older ones at the same place. Looked up before the path is touched: the
         // mountpoint of a dead daemon answers every access with an error.

@@ -128,6 +128,35 @@ extension MountTests {
             #expect(try O3FSBinary.run("snapshot", "list", mount.path, "--json").output.contains("export-") == false)
         }
 
+        /// A damaged snapshot hides no other, and can be deleted.
+        @Test func theOthersAreListedBesideADamagedOne() throws {
+            let mount = try TestMount()
+            for name in ["a", "b", "c"] { try O3FSBinary.succeed("snapshot", "create", mount.path, name) }
+            try flipByte(of: mount.store + "/snapshots/b/SNAPSHOT", at: 9)
+            for options in [[], ["--json"]] {
+                let result = try O3FSBinary.run(["snapshot", "list", mount.path] + options)
+                #expect(result.status == 1 && result.errors.hasPrefix("Error: snapshot b cannot be read"), "\(result)")
+                #expect(result.errors.contains("SNAPSHOT") && result.errors.split(separator: "\n").count == 1, "\(result)")
+                let names = ["a", "b", "c"].filter { result.output.contains(options.isEmpty ? "\n\($0) " : "\"\($0)\"") }
+                #expect(names == ["a", "c"], "\(result)")
+            }
+            try O3FSBinary.succeed("snapshot", "delete", mount.path, "b")
+            try O3FSBinary.succeed("snapshot", "list", mount.path)
+        }
+
+        @Test(.enabled(if: Machine.canUnshare, needsNamespaces)) func noStoreIsImportedOntoAMountpoint() throws {
+            let mount = try TestMount()
+            let binary = try #require(O3FSBinary.path)
+            let file = mount.directory.path + "/stream"
+            try O3FSBinary.succeed("export", mount.path, "--output", file)
+            let result = try Shell.run([
+                "unshare", "-m", "--propagation", "private", "bash", "-c",
+                "mkdir disk; mount -t tmpfs none disk; '\(binary)' import disk --dry-run --input \(file) && "
+                    + "! '\(binary)' import disk --input \(file) && '\(binary)' import disk/store --input \(file)",
+            ], in: mount.directory.path)
+            #expect(result.status == 0 && result.errors.contains("/disk is a mountpoint: name a directory below it"), "\(result)")
+        }
+
         @Test func mistakesAreOneSentence() throws {
             let mount = try TestMount()
             try O3FSBinary.succeed("snapshot", "create", mount.path, "a")

@@ -199,6 +199,23 @@ extension MountTests {
             #expect(try String(contentsOfFile: mount("kept"), encoding: .utf8) == "precious\n")
         }
 
+        /// Text would garble them, and another store would be made, or looked for.
+        @Test func pathsThatAreNotUTF8() throws {
+            let mount = try TestMount(mounted: false)
+            let binary = try #require(O3FSBinary.path)
+            func run(_ command: String, in directory: String? = nil) throws -> CommandResult {
+                try Shell.run(["bash", "-c", command], in: directory)
+            }
+            let base = mount.directory.path
+            for command in ["mount '\(base)/'$'st\\xffre' '\(mount.path)'", "status $'\\xc3'", "kv put '\(mount.store)' $'\\xe9' 1"] {
+                expectRefusal(try run("exec '\(binary)' \(command)"), "is not UTF-8", "\\x")
+            }
+            try Shell.script("mkdir $'d\\xffr'; ln -s $'d\\xffr' link", in: base)
+            expectRefusal(try run("cd $'d\\xffr'; exec '\(binary)' mount store '\(mount.path)'", in: base), "is not UTF-8", "d\\xffr")
+            expectRefusal(try run("exec '\(binary)' mount link/store '\(mount.path)'", in: base), "is not UTF-8", "d\\xffr")
+            try Shell.script("rmdir $'d\\xffr'; ! ls -d *store*", in: base)
+        }
+
         /// As of a disk that the kernel has stopped writing to.
         @Test(.enabled(if: Machine.canUnshare, needsNamespaces)) func aStoreThatNobodyMayWriteToCanBeChecked() throws {
             let mount = try TestMount()

@@ -82,6 +82,22 @@ extension MountTests {
             }
         }
 
+        /// The store is closed when its last mount goes: who waits for that is told so, and to what.
+        @Test(.enabled(if: geteuid() == 0, "only root may mount")) func whoWaitsForAnotherMountIsTold() throws {
+            let mount = try TestMount()
+            let other = mount.directory.path + "/other"
+            try FileManager.default.createDirectory(atPath: other, withIntermediateDirectories: true)
+            try #require(Glibc.mount(mount.path, other, nil, UInt(MS_BIND), nil) == 0)
+            defer { umount2(other, Int32(MNT_DETACH)) }
+            let result = try O3FSBinary.run("umount", mount.path, "--timeout", "3")
+            #expect(result.status == 1 && result.errors.contains("mounted elsewhere"), "\(result)")
+            #expect(result.errors.contains("has not closed \(mount.store) after 3.0 seconds"), "\(result)")
+            try Data("x".utf8).write(to: URL(fileURLWithPath: other + "/file"))
+            try #require(umount2(other, 0) == 0)
+            try mount.mount()
+            #expect(try String(contentsOfFile: mount("file"), encoding: .utf8) == "x")
+        }
+
         /// Memory is lost, and with it a file that a program has open: what is made next is another file.
         @Test func numbersOfLostFilesAreNotGivenOutAgain() throws {
             // Nothing but what is synced comes back.
