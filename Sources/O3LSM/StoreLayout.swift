@@ -46,6 +46,11 @@ struct StoreLayout: Sendable {
         return UInt64(digits)
     }
 
+    // Of directories beside a store in which its next state is built. Who finds one takes it for a leftover, so that they
+    // are names which nobody gives to a store.
+    static let importSuffix = ".o3fs-import"
+    static let repairSuffix = ".o3fs-repair"
+
     /// Before the directory is removed as what an import or a repair has left: whether it may be that.
     ///
     /// - Throws: `.invalidArgument` when it belongs to somebody else, is no directory, or holds something and nothing of a store.

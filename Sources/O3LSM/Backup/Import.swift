@@ -1,6 +1,6 @@
 /// `o3fs import`: makes a store of an exported stream, or brings one that was made so up to a later snapshot.
 ///
-/// The new state is built beside the store, in `STORE.import`, and takes its place when it is whole and on storage: a
+/// The new state is built beside the store, in `STORE.o3fs-import`, and takes its place when it is whole and on storage: a
 /// stream that is damaged, a crash or a full disk leaves the store what it was.
 public struct Import {
     private let reader: BackupReader
@@ -63,7 +63,7 @@ public struct Import {
     }
 
     /// Where the new state is built.
-    private var building: String { store + ".import" }
+    private var building: String { store + StoreLayout.importSuffix }
 
     private var parent: String {
         guard let slash = store.lastIndex(of: "/") else { return "." }

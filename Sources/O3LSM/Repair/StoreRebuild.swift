@@ -17,7 +17,7 @@ struct StoreRebuild {
     }
 
     /// Where the new store is made.
-    static func building(_ layout: StoreLayout) -> String { layout.root + ".repair" }
+    static func building(_ layout: StoreLayout) -> String { layout.root + StoreLayout.repairSuffix }
     /// Where the old one is kept.
     static func aside(_ layout: StoreLayout) -> String { layout.root + ".damaged" }
 

@@ -151,15 +151,15 @@ import Testing
         let (copy, elsewhere) = (directory.path + "-copy", directory.path + "-elsewhere")
         let storage = POSIXStorage()
         defer { for path in [copy, elsewhere] { try? storage.removeTree(path) } }
-        defer { unlink(copy + ".import") }
+        defer { unlink(copy + ".o3fs-import") }
         try storage.createNewDirectory(elsewhere)
         try storage.create(elsewhere + "/f").close()
-        #expect(symlink(elsewhere, copy + ".import") == 0)
+        #expect(symlink(elsewhere, copy + ".o3fs-import") == 0)
         #expect(throws: EngineError.self) { try Self.importing(try Self.export(first, since: nil), to: copy).run() }
         #expect(!storage.exists(copy))
-        #expect(unlink(copy + ".import") == 0)
+        #expect(unlink(copy + ".o3fs-import") == 0)
         _ = try Self.importing(try Self.export(first, since: nil), to: copy).run()
-        #expect(symlink(elsewhere + "/none", copy + ".import") == 0)
+        #expect(symlink(elsewhere + "/none", copy + ".o3fs-import") == 0)
         #expect(throws: EngineError.self) { try Self.importing(try Self.export(second, since: first), to: copy).run() }
         #expect(try Self.contents(of: copy) == [[1]: [1]])
         #expect(try storage.list(elsewhere) == ["f"])
@@ -174,18 +174,42 @@ import Testing
         try database.close()
         let copy = directory.path + "-copy"
         let storage = POSIXStorage()
-        defer { for path in [copy, copy + ".import"] { try? storage.removeTree(path) } }
-        try storage.createNewDirectory(copy + ".import")
-        try storage.create(copy + ".import/f").close()
+        defer { for path in [copy, copy + ".o3fs-import"] { try? storage.removeTree(path) } }
+        try storage.createNewDirectory(copy + ".o3fs-import")
+        try storage.create(copy + ".o3fs-import/f").close()
         let stream = try Self.export(snapshot, since: nil)
         #expect(throws: EngineError.self) { try Self.importing(stream, to: copy).run() }
-        #expect(try storage.list(copy + ".import") == ["f"])
-        try storage.delete(copy + ".import/f")
-        let held = try storage.lock(copy + ".import/LOCK")
+        #expect(try storage.list(copy + ".o3fs-import") == ["f"])
+        try storage.delete(copy + ".o3fs-import/f")
+        let held = try storage.lock(copy + ".o3fs-import/LOCK")
         let error = #expect(throws: EngineError.self) { try Self.importing(stream, to: copy).run() }
         if case .storeInUse? = error {} else { Issue.record("\(String(describing: error))") }
-        #expect(storage.exists(copy + ".import/LOCK"))
+        #expect(storage.exists(copy + ".o3fs-import/LOCK"))
         withExtendedLifetime(held) {}
+    }
+
+    /// People name stores after what they did: none of them is a leftover.
+    @Test func storesWithNamesOfDeedsAreNotTaken() throws {
+        let directory = TemporaryStore("snapshots")
+        let database = try Database.open(directory.path, options: Self.options())
+        try database.put([1], [1])
+        let snapshot = try database.createSnapshot("first")
+        try database.close()
+        let stream = try Self.export(snapshot, since: nil)
+        let copy = directory.path + "-copy"
+        let others = [".import", ".repair", ".new", ".old"].map { copy + $0 }
+        let storage = POSIXStorage()
+        defer { for path in [copy] + others { try? storage.removeTree(path) } }
+        for other in others { _ = try Self.importing(stream, to: other).run() }
+        #expect(throws: EngineError.self) { _ = try StoreRepair(copy).run(dryRun: false) }
+        #expect(!storage.exists(copy))
+        _ = try Self.importing(stream, to: copy).run()
+        _ = try StoreRepair(copy).run(dryRun: false)
+        for other in others {
+            let open = try Database.open(other, options: Self.options())
+            #expect(try open.get([1]) == [1])
+            try open.close()
+        }
     }
 
     /// An import that was interrupted after the exchange has left the store's snapshots beside it, and the store has got
@@ -201,7 +225,7 @@ import Testing
         try database.close()
         let copy = directory.path + "-copy"
         let storage = POSIXStorage()
-        defer { for path in [copy, copy + ".import"] { try? storage.removeTree(path) } }
+        defer { for path in [copy, copy + ".o3fs-import"] { try? storage.removeTree(path) } }
         func snapshot(_ name: String) throws {
             let database = try Database.open(copy, options: Self.options())
             _ = try database.createSnapshot(name)
@@ -219,7 +243,7 @@ import Testing
         _ = try Self.importing(try Self.export(snapshots[2], since: snapshots[1]), to: copy).run()
         #expect(try Set(SnapshotDirectory(store: copy).list().map(\.name)) == ["monday", "tuesday"])
         #expect(try Self.contents(of: copy) == [[1]: [1], [2]: [2], [3]: [3]])
-        #expect(!storage.exists(copy + ".import"))
+        #expect(!storage.exists(copy + ".o3fs-import"))
     }
 
     /// Every byte of a stream counts, and so does its end; the store that it was for stays what it was.

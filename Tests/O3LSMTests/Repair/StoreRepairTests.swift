@@ -262,19 +262,19 @@ import Testing
         let contents = try Self.make(store, seed: 5)
         let files = FileManager.default
         try files.copyItem(atPath: store.path, toPath: store.path + ".damaged")
-        try files.moveItem(atPath: store.path, toPath: store.path + ".repair")
+        try files.moveItem(atPath: store.path, toPath: store.path + ".o3fs-repair")
         #expect(StoreRepair.isCandidate(store.path))
         #expect(try StoreRepair(store.path).run(dryRun: false).isSound)
         #expect(try Self.contents(of: store) == contents)
         // What was begun beside a store that is there is not a store.
         try files.createDirectory(atPath: store.path + ".repair/sst", withIntermediateDirectories: true)
         #expect(try StoreRepair(store.path).run(dryRun: false).isSound)
-        #expect(!files.fileExists(atPath: store.path + ".repair"))
+        #expect(!files.fileExists(atPath: store.path + ".o3fs-repair"))
         Self.remove(".damaged", of: store)
     }
 
     /// Somebody has put a link where a repair makes its new store, or where it has left the old one.
-    @Test(arguments: [".repair", ".damaged"]) func aLinkBesideTheStoreIsNotFollowed(suffix: String) throws {
+    @Test(arguments: [".o3fs-repair", ".damaged"]) func aLinkBesideTheStoreIsNotFollowed(suffix: String) throws {
         let store = TemporaryStore("\(#function)\(suffix)")
         let contents = try Self.make(store, seed: 5)
         let files = FileManager.default

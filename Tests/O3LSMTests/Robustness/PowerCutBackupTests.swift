@@ -221,7 +221,7 @@ import Testing
             guard snapshots.map(\.name) == ["kept"],
                 try Self.count(try Self.contents(snapshots[0].path, survivor), history) == 5
             else { throw Unsound.problems("snapshots: \(snapshots.map(\.name))") }
-            guard !survivor.exists(Self.store + ".import") else { throw Unsound.problems("something is left behind") }
+            guard !survivor.exists(Self.store + ".o3fs-import") else { throw Unsound.problems("something is left behind") }
             return found
         } _: { found, medium in
             found == 9 || found == 5 && !medium.marks.contains("imported") ? nil : "\(found) batches"
