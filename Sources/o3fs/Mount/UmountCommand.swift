@@ -34,6 +34,10 @@ struct UmountCommand: ParsableCommand {
                 throw CommandError("unmount \(mountpoint)", errno: error.code)
             }
         }
+        guard mount.namesStore else {
+            return Console.note(
+                "\(mountpoint) is unmounted; its daemon is not waited for, as the mount was called \"\(mount.store)\" (fsname=)")
+        }
         let isFree = StoreLock.waitUntilFree(store: mount.store, timeout: timeout) {
             Console.note(
                 "\(mountpoint) is unmounted; its daemon has yet to write what it holds, or the store is mounted elsewhere: "

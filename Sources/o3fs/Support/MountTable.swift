@@ -5,6 +5,9 @@ struct MountedStore: Equatable {
     /// The store's directory, as the mount names its source.
     var store: String
     var mountpoint: String
+
+    /// Whether `store` is a path: mounted with `-o fsname=`, it is what the user calls it.
+    var namesStore: Bool { store.hasPrefix("/") }
 }
 
 /// What the kernel says is mounted.

@@ -18,6 +18,11 @@ struct StoreLocation: Equatable {
         // The newest mount hides older ones at the same place. Looked up before the path is touched: the
         // mountpoint of a dead daemon answers every access with an error.
         if let mount = mounts.last(where: { $0.mountpoint == absolute }) {
+            guard mount.namesStore else {
+                throw CommandError(
+                    "\(path) was mounted as \"\(mount.store)\" (fsname=), which does not say where its store is: give the store's "
+                        + "directory")
+            }
             return StoreLocation(store: mount.store, mountpoint: mount.mountpoint)
         }
         guard isStore(absolute) else {

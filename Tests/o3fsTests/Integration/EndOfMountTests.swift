@@ -98,6 +98,20 @@ extension MountTests {
             #expect(try String(contentsOfFile: mount("file"), encoding: .utf8) == "x")
         }
 
+        /// The mount table does not say where the store of such a mount is, and the commands say that.
+        @Test func aMountUnderAnotherNameIsUnderstood() throws {
+            let mount = try TestMount(mounted: false)
+            try O3FSBinary.succeed("mount", mount.store, mount.path, "-o", "fsname=data", "--dm-size", "64M")
+            defer { umount2(mount.path, Int32(MNT_DETACH)) }
+            let status = try O3FSBinary.run("status", mount.path)
+            #expect(status.status != 0 && status.errors.contains("give the store's directory"), "\(status)")
+            let daemon = try #require(
+                (O3FSBinary.json("status", mount.store, "--json")["daemon"] as? [String: Any])?["pid"] as? Int)
+            let result = try O3FSBinary.succeed("umount", mount.path)
+            #expect(result.errors.contains("fsname="), "\(result)")
+            try waitFor("the daemon's end") { TestMount.hasEnded(pid_t(daemon)) }
+        }
+
         /// Memory is lost, and with it a file that a program has open: what is made next is another file.
         @Test func numbersOfLostFilesAreNotGivenOutAgain() throws {
             // Nothing but what is synced comes back.
