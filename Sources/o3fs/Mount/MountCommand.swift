@@ -109,6 +109,7 @@ struct MountCommand: ParsableCommand {
 
     func run() throws {
         let plan = try makePlan()
+        if supervisorDescriptor == nil, statusDescriptor == nil { Self.waitForEarlierMount(of: plan.store) }
         if supervisorDescriptor != nil {
             try runDaemon(plan)
         } else if foreground || statusDescriptor != nil {
@@ -117,6 +118,17 @@ struct MountCommand: ParsableCommand {
             try DaemonLauncher.launch()
         }
     }
+
+    /// umount(8) returns before the daemon has closed its store: who mounts it again at once waits a while. That somebody
+    /// has it still is told by who opens it.
+    private static func waitForEarlierMount(of store: String) {
+        guard !MountTable.mountedStores().contains(where: { $0.store == store }) else { return }
+        _ = StoreLock.waitUntilFree(store: store, timeout: patienceSeconds) {
+            Console.note("\(store) is in use, perhaps by a daemon that was unmounted and has yet to write what it holds: waiting")
+        }
+    }
+
+    private static let patienceSeconds = 30.0
 
     /// Everything that can be checked before anything is touched.
     private func makePlan() throws -> MountPlan {

@@ -98,6 +98,27 @@ extension MountTests {
             #expect(try String(contentsOfFile: mount("file"), encoding: .utf8) == "x")
         }
 
+        /// As with umount(8), which returns before the daemon has closed the store.
+        @Test(.enabled(if: geteuid() == 0, "only root may unmount so")) func aMountWaitsForTheOneBefore() throws {
+            let mount = try TestMount()
+            for round in 0..<5 {
+                try Shell.script("head -c 30M /dev/urandom >file\(round); sha256sum file* >/dev/null", in: mount.path)
+                try #require(umount2(mount.path, 0) == 0)
+                try mount.mount()
+            }
+            let daemon = try mount.daemonProcess()
+            kill(daemon, SIGSTOP)
+            defer { kill(daemon, SIGCONT) }
+            try #require(umount2(mount.path, Int32(MNT_DETACH)) == 0)
+            let waker = Thread {
+                sleep(4)
+                kill(daemon, SIGCONT)
+            }
+            waker.start()
+            #expect(try mount.mount().errors.contains("is in use, perhaps by a daemon that was unmounted"))
+            #expect(try FileManager.default.contentsOfDirectory(atPath: mount.path).count == 5)
+        }
+
         /// The mount table does not say where the store of such a mount is, and the commands say that.
         @Test func aMountUnderAnotherNameIsUnderstood() throws {
             let mount = try TestMount(mounted: false)
