@@ -267,7 +267,7 @@ import Testing
         #expect(try StoreRepair(store.path).run(dryRun: false).isSound)
         #expect(try Self.contents(of: store) == contents)
         // What was begun beside a store that is there is not a store.
-        try files.createDirectory(atPath: store.path + ".repair/sst", withIntermediateDirectories: true)
+        try files.createDirectory(atPath: store.path + ".o3fs-repair/sst", withIntermediateDirectories: true)
         #expect(try StoreRepair(store.path).run(dryRun: false).isSound)
         #expect(!files.fileExists(atPath: store.path + ".o3fs-repair"))
         Self.remove(".damaged", of: store)
