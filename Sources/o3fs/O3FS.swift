@@ -1,6 +1,5 @@
 import ArgumentParser
 import CSystem
-import Glibc
 import O3LSM
 
 @main
@@ -30,19 +29,13 @@ struct O3FS: ParsableCommand {
     static func main() {
         o3_tune_allocator()
         DescriptorLimit.raise()
-        if let argument = firstNotUTF8() {
+        // Text would garble it.
+        let arguments = CommandLine.unsafeArgv
+        for index in 1..<max(1, Int(CommandLine.argc)) {
+            guard let argument = arguments[index].flatMap({ EscapedBytes.textIfNotUTF8($0) }) else { continue }
             exit(withError: ValidationError("the argument \(argument) is not UTF-8: use names and paths that are"))
         }
         main(MountArguments.rewrite(CommandLine.arguments))
-    }
-
-    /// The first argument that text would garble, its odd bytes escaped.
-    private static func firstNotUTF8() -> String? {
-        for index in 1..<max(1, Int(CommandLine.argc)) {
-            guard let argument = CommandLine.unsafeArgv[index], String(validatingCString: argument) == nil else { continue }
-            return EscapedBytes.text(UnsafeRawBufferPointer(start: argument, count: strlen(argument)))
-        }
-        return nil
     }
 }
 

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Bytes as text that can be typed and read back: printable ASCII as it is, a backslash doubled, every
 /// other byte as `\xNN`.
 enum EscapedBytes {
@@ -11,6 +13,12 @@ enum EscapedBytes {
             }
         }
         return text
+    }
+
+    /// The bytes of a C string that is not UTF-8, as text; nil for one that is.
+    static func textIfNotUTF8(_ string: UnsafePointer<CChar>) -> String? {
+        guard String(validatingCString: string) == nil else { return nil }
+        return text(UnsafeRawBufferPointer(start: string, count: strlen(string)))
     }
 
     /// nil for a backslash that begins none of `\\`, `\xNN`, `\n`, `\t`, `\0`.

@@ -73,11 +73,10 @@ enum Files {
     private static func resolved(_ path: String) throws(CommandError) -> String? {
         guard let found = realpath(path, nil) else { return nil }
         defer { free(found) }
-        guard let text = String(validatingCString: found) else {
-            let bytes = UnsafeRawBufferPointer(start: found, count: strlen(found))
-            throw CommandError("\(path) is \(EscapedBytes.text(bytes)), which is not UTF-8: use a path that is")
+        if let odd = EscapedBytes.textIfNotUTF8(found) {
+            throw CommandError("\(path) is \(odd), which is not UTF-8: use a path that is")
         }
-        return text
+        return String(cString: found)
     }
 }
 

@@ -165,13 +165,18 @@ import Testing
         #expect(try storage.list(elsewhere) == ["f"])
     }
 
-    /// Where the new state is to be built lies something else, or an import that is at work.
-    @Test func anImportRemovesNothingThatIsNotItsOwn() throws {
-        let directory = TemporaryStore("snapshots")
-        let database = try Database.open(directory.path, options: Self.options())
+    private static func snapshotOfOneKey(_ directory: TemporaryStore) throws -> StoreSnapshot {
+        let database = try Database.open(directory.path, options: options())
         try database.put([1], [1])
         let snapshot = try database.createSnapshot("first")
         try database.close()
+        return snapshot
+    }
+
+    /// Where the new state is to be built lies something else, or an import that is at work.
+    @Test func anImportRemovesNothingThatIsNotItsOwn() throws {
+        let directory = TemporaryStore("snapshots")
+        let snapshot = try Self.snapshotOfOneKey(directory)
         let copy = directory.path + "-copy"
         let storage = POSIXStorage()
         defer { for path in [copy, copy + ".o3fs-import"] { try? storage.removeTree(path) } }
@@ -191,10 +196,7 @@ import Testing
     /// People name stores after what they did: none of them is a leftover.
     @Test func storesWithNamesOfDeedsAreNotTaken() throws {
         let directory = TemporaryStore("snapshots")
-        let database = try Database.open(directory.path, options: Self.options())
-        try database.put([1], [1])
-        let snapshot = try database.createSnapshot("first")
-        try database.close()
+        let snapshot = try Self.snapshotOfOneKey(directory)
         let stream = try Self.export(snapshot, since: nil)
         let copy = directory.path + "-copy"
         let others = [".import", ".repair", ".new", ".old"].map { copy + $0 }

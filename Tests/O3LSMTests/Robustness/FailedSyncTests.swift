@@ -123,20 +123,28 @@ import Testing
         }
     }
 
-    /// Nor is a manifest made durable by being read: on a full disk, where the next owner cannot write its own, a sync
-    /// that would rely on it says so.
-    @Test func aManifestInDoubtIsNoGroundForASync() throws {
-        defer { history.forgetRegion(memory) }
+    /// Opens what an owner has left whose manifest could not be synced after three batches, on a disk without room for
+    /// another manifest.
+    private func openWithManifestInDoubt(beforeFlush: (Database) throws -> Void) throws -> Database {
         let first = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
         for number in 1...3 { try first.write(history.batch(number)) }
+        try beforeFlush(first)
         storage.fail(.sync, path: "MANIFEST", code: EIO)
         #expect(throws: EngineError.self) { try first.flush() }
         abandon(first)
         storage.heal()
         storage.fail(.create, path: "MANIFEST", times: .max, code: ENOSPC)
         let second = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
-        #expect(try NumberedHistory.contents(second) == history.model(after: 3))
         #expect(second.core.versions.flushedSequence > 0, "the edit must be what others see")
+        return second
+    }
+
+    /// Nor is a manifest made durable by being read: on a full disk, where the next owner cannot write its own, a sync
+    /// that would rely on it says so.
+    @Test func aManifestInDoubtIsNoGroundForASync() throws {
+        defer { history.forgetRegion(memory) }
+        let second = try openWithManifestInDoubt { _ in }
+        #expect(try NumberedHistory.contents(second) == history.model(after: 3))
         for _ in 1...3 {
             let error = #expect(throws: EngineError.self) { try second.sync() }
             #expect(error?.posixCode == ENOSPC)
@@ -151,16 +159,7 @@ import Testing
     /// Nor is it a ground for a close to let go of the logs, of which it would be the successor.
     @Test func aCloseKeepsWhatAManifestInDoubtNeeds() throws {
         defer { history.forgetRegion(memory) }
-        let first = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
-        for number in 1...3 { try first.write(history.batch(number)) }
-        try first.sync()
-        storage.fail(.sync, path: "MANIFEST", code: EIO)
-        #expect(throws: EngineError.self) { try first.flush() }
-        abandon(first)
-        storage.heal()
-        storage.fail(.create, path: "MANIFEST", times: .max, code: ENOSPC)
-        let second = try open(storage) { $0.commitIntervalMilliseconds = 3_600_000 }
-        #expect(second.core.versions.flushedSequence > 0, "the edit must be what others see")
+        let second = try openWithManifestInDoubt { try $0.sync() }
         try second.close()
         try expectAfterPowerLoss(3, "after a close without room for a manifest")
         storage.heal()
